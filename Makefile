@@ -1,0 +1,50 @@
+# `make demo` and `make test` need Python 3.11 or newer, make and git, and set up all else by themselves.
+PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3.13 || command -v python3)
+UV_VERSION := 0.13.9
+UV := .tools/uv-$(UV_VERSION)/bin/uv
+RUN := .venv/bin
+
+.PHONY: demo test check format bench clean
+
+demo: .venv/.ready
+	@$(RUN)/musher demo
+
+test: .venv/.ready
+	$(RUN)/coverage erase
+	$(RUN)/coverage run -m pytest
+	$(RUN)/coverage combine --quiet
+	$(RUN)/coverage report
+	@$(RUN)/coverage report --include='crdt/*' --fail-under=95 --format=total | sed 's/^/coverage of crdt: /'
+	@$(RUN)/coverage report --include='bot/*' --fail-under=85 --format=total | sed 's/^/coverage of bot: /'
+
+check: .venv/.ready
+	$(RUN)/ruff format --check
+	$(RUN)/ruff check
+	$(RUN)/mypy
+	$(RUN)/pytest tests/test_architecture.py
+
+format: .venv/.ready
+	$(RUN)/ruff format
+	$(RUN)/ruff check --fix
+
+bench: .venv/.ready
+	$(RUN)/python -m benchmarks.flatness
+
+clean:
+	rm -rf .venv .tools .demo .coverage* .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+.venv/.ready: pyproject.toml uv.lock $(UV)
+	@UV_PROJECT_ENVIRONMENT=.venv $(UV) sync --frozen --all-extras --no-python-downloads --python "$(PYTHON)" --quiet
+	@touch $@
+
+$(UV):
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "musher needs Python 3.11 or newer, and found $$("$(PYTHON)" --version 2>&1 || echo none):" \
+	    "install it, or name one with 'make PYTHON=/path/to/python3.11 …'" >&2; exit 1; }
+	@"$(PYTHON)" -c 'import venv, ensurepip' 2>/dev/null || { \
+	  echo "this Python can't make environments: install the package" \
+	    "python$$("$(PYTHON)" -c 'import sys; print("%d.%d" % sys.version_info[:2])')-venv" \
+	    "(on Debian and Ubuntu: sudo apt install python3-venv), then run make again" >&2; exit 1; }
+	@echo "setting up (the first time takes a minute) …"
+	@"$(PYTHON)" -m venv .tools/uv-$(UV_VERSION)
+	@.tools/uv-$(UV_VERSION)/bin/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
