@@ -1,0 +1,66 @@
+"""The store: what is true and survives a power cut. No network, no Matrix, no LLM."""
+
+from crdt.audit import audit_line, parse_audit_line, validate_event
+from crdt.errors import (
+    CrdtError,
+    InvalidEvent,
+    SledMismatch,
+    StoreBusy,
+    StoreClosed,
+    StoreDamaged,
+    StoreFull,
+    StoreNewer,
+    StoreUnavailable,
+    TurnOpen,
+    UnknownScope,
+    UnknownTurn,
+)
+from crdt.model import (
+    GAP_PIPELINE_EVENT,
+    SINGLE_SLED,
+    Appended,
+    Delivery,
+    Edit,
+    EventBatch,
+    LlmSessionView,
+    Message,
+    PipelineEvent,
+    RecordedEvent,
+    TranscriptEntry,
+    Turn,
+)
+from crdt.reader import SessionSummary, StoreReader
+from crdt.store import Store
+
+__all__ = [
+    "GAP_PIPELINE_EVENT",
+    "SINGLE_SLED",
+    "Appended",
+    "CrdtError",
+    "Delivery",
+    "Edit",
+    "EventBatch",
+    "InvalidEvent",
+    "LlmSessionView",
+    "Message",
+    "PipelineEvent",
+    "RecordedEvent",
+    "SessionSummary",
+    "SledMismatch",
+    "Store",
+    "StoreBusy",
+    "StoreClosed",
+    "StoreDamaged",
+    "StoreFull",
+    "StoreNewer",
+    "StoreReader",
+    "StoreUnavailable",
+    "TranscriptEntry",
+    "Turn",
+    "TurnOpen",
+    "UnknownScope",
+    "UnknownTurn",
+    "audit_line",
+    "parse_audit_line",
+    "validate_event",
+]

@@ -1,0 +1,384 @@
+"""The database file: one writer with group commit, one reader, one owner.
+
+Rules for whoever changes this:
+- A transaction is one function that runs whole in the writer's thread. Nothing is awaited inside it.
+- All callers that wait at the same moment share one commit; each has a savepoint of its own, so that one caller's
+  error undoes only that caller's rows.
+- A commit is acknowledged after SQLite has synced it (WAL + FULL). When a commit fails, the file decides: it is
+  reopened, what it holds is forced to disk, and the commit counter tells whether the callers' rows are in it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sqlite3
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import aiosqlite
+import structlog
+
+from crdt import schema
+from crdt.errors import (
+    CrdtError,
+    SledMismatch,
+    StoreClosed,
+    StoreDamaged,
+    StoreFull,
+    StoreNewer,
+    StoreUnavailable,
+)
+from crdt.owner import OwnerLock, Witness
+
+log = structlog.get_logger(__name__)
+
+T = TypeVar("T")
+Unit = Callable[[sqlite3.Connection], T]
+"""What one caller does inside a transaction; it runs in the writer's thread and may raise to undo its own rows."""
+
+MAX_UNITS = 256
+"""Callers that share one commit at the most: bounds how long the first of them waits for the last."""
+
+# Refused statements. Any other error of SQLite may have ended the whole transaction.
+_OF_THE_UNIT_ALONE = (sqlite3.IntegrityError, sqlite3.ProgrammingError, sqlite3.InterfaceError, sqlite3.DataError)
+
+_SQLITE_MAGIC = b"SQLite format 3\x00"
+
+
+class _Connection(aiosqlite.Connection):
+    async def run(self, unit: Unit[T]) -> T:
+        """Run a whole function in the connection's thread: one hop, and no await inside a transaction."""
+        result: T = await self._execute(lambda: unit(self._conn))  # type: ignore[no-untyped-call]
+        return result
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """The one row that says whose database this is and how far it has come."""
+
+    database_id: str
+    sled_id: str
+    writer_id: int
+    commits: int
+
+
+@dataclass(slots=True)
+class _Waiting(Generic[T]):
+    unit: Unit[T]
+    done: asyncio.Future[T]
+
+
+class Database:
+    """An open database file. Made by `open_database`."""
+
+    def __init__(self, path: Path, lock: OwnerLock, state: State, writer: _Connection, reader: _Connection) -> None:
+        self.path = path
+        self.state = state
+        self.commits = state.commits
+        self._lock = lock
+        self._writer: _Connection | None = writer
+        self._reader = reader
+        self._queue: list[_Waiting[Any]] = []
+        self._committer: asyncio.Task[None] | None = None
+        self._closed = False
+
+    async def write(self, unit: Unit[T]) -> T:
+        """Run `unit` in a transaction and return what it returns, after the commit is on the disk.
+
+        Raises:
+            StoreFull, StoreUnavailable: the commit failed; nothing of the unit is stored.
+            Exception: whatever `unit` raised; its rows are undone, others' are not.
+        """
+        if self._closed:
+            raise StoreClosed(str(self.path))
+        done: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        self._queue.append(_Waiting(unit, done))
+        if self._committer is None:
+            self._committer = asyncio.create_task(self._commit_all(), name="group-commit")
+        return await done
+
+    async def read(self, query: Unit[T]) -> T:
+        """Run a query on the reader's connection; it sees what is committed and never waits for the writer."""
+        if self._closed:
+            raise StoreClosed(str(self.path))
+        try:
+            return await self._reader.run(lambda connection: in_snapshot(connection, query))
+        except sqlite3.Error as error:
+            raise translate(self.path, error) from error
+
+    async def close(self) -> None:
+        """Commit what waits, move the WAL into the file, and give the database up."""
+        if self._closed:
+            return
+        self._closed = True
+        try:
+            if self._committer is not None:
+                await self._committer
+            await self._reader.close()
+            if self._writer is not None:
+                await self._writer.close()
+        finally:
+            self._lock.release()
+
+    async def _commit_all(self) -> None:
+        try:
+            while self._queue:
+                batch, self._queue = self._queue[:MAX_UNITS], self._queue[MAX_UNITS:]
+                try:
+                    outcomes = await self._commit(batch)
+                except Exception as error:  # whatever it is, each caller hears of it; none waits for ever
+                    outcomes = [error] * len(batch)
+                for waiting, outcome in zip(batch, outcomes, strict=True):
+                    _resolve(waiting.done, outcome)
+        finally:
+            self._committer = None
+
+    async def _commit(self, batch: list[_Waiting[Any]]) -> list[Any]:
+        """Commit a batch; each outcome is what the unit returned, or the exception that it raised."""
+        if self._writer is None:
+            self.commits = await self._reopen()
+        assert self._writer is not None
+        outcomes: list[Any] = []
+        try:
+            committed = await self._writer.run(lambda connection: self._transact(connection, batch, outcomes))
+        except sqlite3.Error as error:
+            stored = await self._reopen()
+            if stored > self.commits and len(outcomes) == len(batch):
+                log.warning("commit_confirmed_after_error", commits=stored, error=str(error))
+                self.commits = stored
+                return outcomes
+            self.commits = stored
+            raise translate(self.path, error) from error
+        self.commits = committed
+        return outcomes
+
+    def _transact(self, connection: sqlite3.Connection, batch: list[_Waiting[Any]], outcomes: list[Any]) -> int:
+        connection.execute("BEGIN IMMEDIATE")
+        for waiting in batch:
+            outcomes.append(_run_in_savepoint(connection, waiting.unit))
+        if all(isinstance(outcome, BaseException) for outcome in outcomes):
+            connection.execute("ROLLBACK")
+            return self.commits
+        commits = self.commits + 1
+        connection.execute("UPDATE state SET commits = ?", (commits,))
+        connection.execute("COMMIT")
+        try:
+            self._lock.write_witness(Witness(commits, self.state.database_id))
+        except OSError as error:  # the commit stands; only the check at the next opening knows less
+            log.warning("witness_not_written", path=str(self.path), error=str(error))
+        return commits
+
+    async def _reopen(self) -> int:
+        """After a failed commit: read the file anew and return the number of the newest commit that it holds.
+
+        The checkpoint writes what the WAL holds a second time and syncs it: after a failed fsync nothing less shows
+        that a commit which can be read will also survive.
+        """
+        broken, self._writer = self._writer, None
+        if broken is not None:
+            await broken.close()
+        try:
+            writer = await _connect(self.path, lambda connection: None)
+        except sqlite3.Error as error:
+            raise translate(self.path, error) from error
+        try:
+            stored: int = await writer.run(_force_to_disk)
+        except sqlite3.Error as error:
+            await writer.close()
+            raise translate(self.path, error) from error
+        self._writer = writer
+        return stored
+
+
+def in_snapshot(connection: sqlite3.Connection, query: Unit[T]) -> T:
+    """Run a query in one read transaction: all of its SELECTs see the same commit."""
+    connection.execute("BEGIN")
+    try:
+        return query(connection)
+    finally:
+        connection.execute("ROLLBACK")
+
+
+def _run_in_savepoint(connection: sqlite3.Connection, unit: Unit[T]) -> T | BaseException:
+    connection.execute("SAVEPOINT unit")
+    try:
+        result = unit(connection)
+    except Exception as error:  # a caller's error is that caller's outcome; the other callers commit
+        if isinstance(error, sqlite3.Error) and not isinstance(error, _OF_THE_UNIT_ALONE):
+            raise
+        connection.execute("ROLLBACK TO unit")
+        connection.execute("RELEASE unit")
+        return error
+    connection.execute("RELEASE unit")
+    return result
+
+
+def _force_to_disk(connection: sqlite3.Connection) -> int:
+    connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+    return int(connection.execute("SELECT commits FROM state").fetchone()[0])
+
+
+def _resolve(done: asyncio.Future[Any], outcome: Any) -> None:
+    if done.done():
+        return
+    if isinstance(outcome, BaseException):
+        done.set_exception(outcome)
+    else:
+        done.set_result(outcome)
+
+
+def translate(path: Path, error: sqlite3.Error | OSError) -> CrdtError:
+    """Say in the store's own words what SQLite or the file system reported."""
+    code = getattr(error, "sqlite_errorcode", None)
+    primary = code & 0xFF if code is not None else None
+    if primary == sqlite3.SQLITE_FULL:
+        return StoreFull(str(path))
+    if primary in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+        return StoreDamaged(str(path), str(error))
+    if isinstance(error, OSError):
+        reason = error.strerror or str(error)
+        return StoreUnavailable(
+            str(path), f"can't be opened ({reason})", "check that its folder exists and is writable"
+        )
+    return StoreUnavailable(str(path), f"failed ({error})", "check the disk and the permissions of its folder")
+
+
+async def _connect(path: Path, check: Unit[None], *, read_only: bool = False) -> _Connection:
+    def connector() -> sqlite3.Connection:
+        mode = "ro" if read_only else "rw"
+        connection = sqlite3.connect(
+            f"{path.absolute().as_uri()}?mode={mode}", uri=True, isolation_level=None, check_same_thread=False
+        )
+        try:
+            check(connection)
+            for pragma in schema.PRAGMAS[3:] if read_only else schema.PRAGMAS:
+                connection.execute(pragma).fetchall()
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    connection = _Connection(connector, iter_chunk_size=64)
+    await connection
+    return connection
+
+
+async def open_database(path: Path, sled_id: str | None) -> Database:
+    """Open the database at `path`, or make it; the process owns it until it is closed.
+
+    Raises:
+        StoreBusy, StoreDamaged, StoreNewer, SledMismatch, StoreUnavailable: nothing was changed.
+    """
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise translate(path, error) from error
+    lock = OwnerLock.acquire(path)
+    try:
+        return await _open_owned(path, lock, sled_id)
+    except BaseException as error:
+        lock.release()
+        if isinstance(error, sqlite3.Error | OSError):
+            raise translate(path, error) from error
+        raise
+
+
+async def _open_owned(path: Path, lock: OwnerLock, sled_id: str | None) -> Database:
+    _check_file(path)
+    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+    witness = lock.read_witness()
+    writer = await _connect(path, lambda connection: check_schema(connection, path))
+    reader = None
+    try:
+        state = await writer.run(lambda connection: _prepare(connection, path, sled_id, witness))
+        reader = await _connect(path, lambda connection: None, read_only=True)
+        lock.write_witness(Witness(state.commits, state.database_id))
+    except BaseException:
+        if reader is not None:
+            await reader.close()
+        await writer.close()
+        raise
+    return Database(path, lock, state, writer, reader)
+
+
+def _check_file(path: Path) -> None:
+    if not path.exists():
+        return
+    with path.open("rb") as file:
+        magic = file.read(len(_SQLITE_MAGIC))
+    if magic and magic != _SQLITE_MAGIC:
+        raise StoreDamaged(
+            str(path), "the file is not an SQLite database", "point store.path at another file, or restore a backup"
+        )
+
+
+def check_schema(connection: sqlite3.Connection, path: Path) -> None:
+    """Refuse a file that is not Musher's, or is a newer Musher's, before anything in it is touched."""
+    application_id: int = connection.execute("PRAGMA application_id").fetchone()[0]
+    found: int = connection.execute("PRAGMA user_version").fetchone()[0]
+    is_empty = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0
+    if application_id != schema.APPLICATION_ID and not (is_empty and application_id == 0):
+        raise StoreDamaged(str(path), "it is another program's database", "point store.path at another file")
+    if found > schema.SCHEMA:
+        raise StoreNewer(str(path), found, schema.SCHEMA)
+
+
+def _prepare(connection: sqlite3.Connection, path: Path, sled_id: str | None, witness: Witness | None) -> State:
+    found: int = connection.execute("PRAGMA user_version").fetchone()[0]
+    if found < schema.SCHEMA:
+        schema.migrate(connection, found)
+        log.info("schema_migrated", path=str(path), found=found, schema=schema.SCHEMA)
+    state = _read_state(connection)
+    if state is None:
+        state = State(uuid.uuid4().hex, sled_id or f"sled-{uuid.uuid4().hex[:8]}", new_writer_id(), 0)
+        values = (state.database_id, state.sled_id, state.writer_id, state.commits)
+        connection.execute("INSERT INTO state VALUES (1, ?, ?, ?, ?)", values)
+        log.info("database_created", path=str(path), sled=state.sled_id)
+    if sled_id is not None and sled_id != state.sled_id:
+        raise SledMismatch(str(path), state.sled_id, sled_id)
+    _check_witness(path, state, witness)
+    return state
+
+
+def _check_witness(path: Path, state: State, witness: Witness | None) -> None:
+    if witness is None:
+        return
+    if witness.database_id != state.database_id:
+        log.warning("database_replaced", path=str(path), witness=witness.database_id, found=state.database_id)
+    elif witness.commits > state.commits:
+        missing = witness.commits - state.commits
+        raise StoreDamaged(str(path), f"the newest {missing} commits are missing")
+
+
+def new_writer_id() -> int:
+    """A CRDT client id that no replica has used: 32 random bits, which encode in five bytes."""
+    return uuid.uuid4().int & 0xFFFFFFFF
+
+
+def _read_state(connection: sqlite3.Connection) -> State | None:
+    row = connection.execute("SELECT database_id, sled_id, writer_id, commits FROM state").fetchone()
+    return State(*row) if row else None
+
+
+async def open_read_only(path: Path) -> tuple[_Connection, State]:
+    """Open an existing database for reading beside its owner.
+
+    Raises:
+        StoreDamaged, StoreNewer, StoreUnavailable: there is no such database, or it can't be read.
+    """
+    if not path.exists():  # noqa: ASYNC240 - one stat of a local file
+        raise StoreUnavailable(str(path), "does not exist", "check store.path, or start 'musher run' first")
+    _check_file(path)
+    try:
+        connection = await _connect(path, lambda connection: check_schema(connection, path), read_only=True)
+        state = await connection.run(_read_state)
+    except sqlite3.Error as error:
+        raise translate(path, error) from error
+    if state is None:
+        await connection.close()
+        raise StoreUnavailable(str(path), "is still empty", "start 'musher run' first")
+    return connection, state

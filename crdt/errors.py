@@ -1,0 +1,102 @@
+"""What can go wrong in the store, one class per state of the world.
+
+Every class builds its own message: what happened, to what, and what to do next.
+All of them descend from `CrdtError`; the store lets no other exception of its own out.
+"""
+
+from __future__ import annotations
+
+
+class CrdtError(Exception):
+    """The root of every error that the store raises."""
+
+
+class InvalidEvent(CrdtError):
+    """An event, or a field of one, is not what the log accepts; nothing was stored."""
+
+    def __init__(self, field: str, problem: str) -> None:
+        self.field = field
+        self.problem = problem
+        super().__init__(f"invalid event: {field} {problem}")
+
+
+class UnknownScope(CrdtError):
+    """A session was to be written with a scope that this version does not know."""
+
+    def __init__(self, scope: object) -> None:
+        self.scope = scope
+        super().__init__(f'unknown scope {scope!r}: the only scope that can be written is "single-sled"')
+
+
+class StoreClosed(CrdtError):
+    """The store was used after it had been closed."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__(f"the store {path} is closed: open it again with Store.open()")
+
+
+class StoreBusy(CrdtError):
+    """Another process owns the database."""
+
+    def __init__(self, path: str, owner: str) -> None:
+        super().__init__(
+            f"the database {path} is in use by another process ({owner}): stop that process first, or use another path"
+        )
+
+
+class StoreUnavailable(CrdtError):
+    """The database can't be opened, read or written at present; what was asked for did not happen."""
+
+    def __init__(self, path: str, problem: str, advice: str) -> None:
+        self.path = path
+        super().__init__(f"the database {path} {problem}: {advice}")
+
+
+class StoreFull(StoreUnavailable):
+    """There is no room left on the disk; nothing of the refused write was stored."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__(path, "can't grow, the disk is full", "make room; Musher goes on by itself")
+
+
+class StoreDamaged(CrdtError):
+    """The stored bytes are not what was written; nothing was changed."""
+
+    def __init__(self, path: str, problem: str, advice: str = "restore a backup with 'musher db restore FILE'") -> None:
+        self.path = path
+        self.problem = problem
+        super().__init__(f"the database {path} is damaged: {problem}; {advice}")
+
+
+class StoreNewer(CrdtError):
+    """The database was written by a newer Musher."""
+
+    def __init__(self, path: str, found: int, known: int) -> None:
+        super().__init__(
+            f"the database {path} has schema {found}, this Musher knows up to {known}: "
+            "run the newer Musher that wrote it, or restore a backup from before the upgrade"
+        )
+
+
+class SledMismatch(CrdtError):
+    """The database belongs to another sled than the one that was asked for."""
+
+    def __init__(self, path: str, stored: str, asked: str) -> None:
+        super().__init__(
+            f"the database {path} belongs to sled {stored!r}, not {asked!r}: "
+            f"set sled.id to {stored!r}, remove it, or point store.path at another file"
+        )
+
+
+class TurnOpen(CrdtError):
+    """A session was to be rolled while one of its turns has no reply yet."""
+
+    def __init__(self, session_id: str) -> None:
+        super().__init__(f"session {session_id} has a turn without a reply: complete it, then roll")
+
+
+class UnknownTurn(CrdtError):
+    """A turn was to be completed that was never begun."""
+
+    def __init__(self, session_id: str, key: str) -> None:
+        super().__init__(f"no turn {key} was begun in session {session_id}: call begin_turn() first")

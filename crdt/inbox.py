@@ -1,0 +1,138 @@
+"""The inbox: messages that were admitted and wait to be settled, as rows that the store does not look into.
+
+Admit and the sync token share one commit. A settled row keeps its key, so that the same message is never admitted
+twice, and forgets its text.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable, Sequence
+
+from crdt.model import Edit, Message
+from crdt.schema import checksum
+from crdt.transcript import well_formed
+
+MAX_CONTEXT = 50
+"""Messages of one session that wait as context; of more, only the newest are kept."""
+
+
+def _checksum(key: str, session_id: str, sender: str, text: str, is_context: bool, details: str) -> int:
+    return checksum(key, session_id, sender, text, int(is_context), details)
+
+
+def insert(connection: sqlite3.Connection, messages: Iterable[Message], now_ms: int) -> list[Message]:
+    """Add messages, but for those whose key is known; returns those that were new, as they are stored."""
+    new = []
+    for message in messages:
+        text, details = well_formed(message.text), well_formed(message.details)
+        row = (message.key, message.session_id, message.sender, text, message.context, details)
+        added = connection.execute(
+            "INSERT OR IGNORE INTO inbox (key, session_id, sender, text, is_context, details, admitted_at, checksum) "
+            "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            (*row, now_ms, _checksum(*row)),
+        ).rowcount
+        if added:
+            new.append(Message(*row))
+    for session_id in {message.session_id for message in new if message.context}:
+        _forget_older_context(connection, session_id)
+    return new
+
+
+def _forget_older_context(connection: sqlite3.Connection, session_id: str) -> None:
+    beyond = connection.execute(
+        "SELECT key FROM inbox WHERE session_id = ? AND outcome IS NULL AND is_context AND turn_key IS NULL "
+        "ORDER BY position DESC LIMIT -1 OFFSET ?",
+        (session_id, MAX_CONTEXT),
+    ).fetchall()
+    settle(connection, [key for (key,) in beyond], "beyond the newest context")
+
+
+def edit(connection: sqlite3.Connection, edits: Iterable[Edit]) -> int:
+    """Change the text of messages that no turn has frozen, each by its own sender; returns how many changed."""
+    changed = 0
+    for change in edits:
+        row = connection.execute(
+            "SELECT session_id, is_context, details FROM inbox "
+            "WHERE key = ? AND sender = ? AND outcome IS NULL AND turn_key IS NULL",
+            (change.key, change.sender),
+        ).fetchone()
+        if row:
+            session_id, is_context, details = row
+            text = well_formed(change.text)
+            connection.execute(
+                "UPDATE inbox SET text = ?, checksum = ? WHERE key = ?",
+                (text, _checksum(change.key, session_id, change.sender, text, is_context, details), change.key),
+            )
+            changed += 1
+    return changed
+
+
+def redact(connection: sqlite3.Connection, keys: Iterable[str]) -> int:
+    """Settle redacted messages that no turn has frozen; returns how many there were."""
+    unfrozen = [
+        key
+        for key in keys
+        if connection.execute(
+            "SELECT 1 FROM inbox WHERE key = ? AND outcome IS NULL AND turn_key IS NULL", (key,)
+        ).fetchone()
+    ]
+    return settle(connection, unfrozen, "redacted")
+
+
+def freeze(connection: sqlite3.Connection, turn_key: str, keys: Iterable[str]) -> None:
+    """Give messages to a turn: from now on an edit does not change them."""
+    connection.executemany(
+        "UPDATE inbox SET turn_key = ? WHERE key = ? AND outcome IS NULL", [(turn_key, key) for key in keys]
+    )
+
+
+def settle(connection: sqlite3.Connection, keys: Iterable[str], outcome: str) -> int:
+    """Settle messages that are not settled yet, and forget their text; returns how many there were."""
+    return connection.executemany(
+        "UPDATE inbox SET outcome = ?, text = NULL, details = NULL WHERE key = ? AND outcome IS NULL",
+        [(outcome, key) for key in keys],
+    ).rowcount
+
+
+def settle_turn(connection: sqlite3.Connection, turn_key: str, outcome: str) -> None:
+    """Settle the message that a turn answers, and those that its reply covers."""
+    settle(connection, [turn_key], outcome)
+    connection.execute(
+        "UPDATE inbox SET outcome = 'covered', text = NULL, details = NULL WHERE turn_key = ? AND outcome IS NULL",
+        (turn_key,),
+    )
+
+
+def waiting(connection: sqlite3.Connection, session_id: str) -> list[Message]:
+    """Read a session's unsettled messages, oldest first.
+
+    Raises:
+        ValueError: a row was altered.
+    """
+    rows = connection.execute(
+        "SELECT key, session_id, sender, text, is_context, details, checksum, turn_key FROM inbox "
+        "WHERE session_id = ? AND outcome IS NULL ORDER BY position",
+        (session_id,),
+    ).fetchall()
+    messages = []
+    for *fields, stored_checksum, turn_key in rows:
+        key, session, sender, text, is_context, details = fields
+        if stored_checksum != _checksum(*fields):
+            raise ValueError(f"the inbox row of message {key} was altered")
+        messages.append(Message(key, session, sender, text, bool(is_context), details, turn_key))
+    return messages
+
+
+def waiting_sessions(connection: sqlite3.Connection) -> list[str]:
+    """Read which sessions have a message that waits for an answer, the longest waiting first."""
+    rows: Sequence[tuple[str]] = connection.execute(
+        "SELECT session_id FROM inbox WHERE outcome IS NULL AND NOT is_context "
+        "GROUP BY session_id ORDER BY min(position)"
+    ).fetchall()
+    return [session_id for (session_id,) in rows]
+
+
+def prune(connection: sqlite3.Connection, before_ms: int) -> int:
+    """Delete settled rows from before `before_ms`; returns how many."""
+    return connection.execute("DELETE FROM inbox WHERE outcome IS NOT NULL AND admitted_at < ?", (before_ms,)).rowcount

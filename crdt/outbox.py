@@ -1,0 +1,70 @@
+"""The outbox: deliveries that were promised in the commit of what they belong to, sent afterwards, once each.
+
+A delivery's id is its Matrix transaction id. An attempt is counted before it is made: a row with attempts and no
+outcome is in doubt.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable
+
+from crdt.model import Delivery
+from crdt.schema import checksum
+from crdt.transcript import well_formed
+
+
+def insert(connection: sqlite3.Connection, deliveries: Iterable[Delivery], now_ms: int) -> None:
+    """Add deliveries behind those that wait; a known id is skipped."""
+    for delivery in deliveries:
+        content = well_formed(delivery.content)
+        row = (delivery.delivery_id, delivery.session_id, delivery.event_type, content)
+        connection.execute(
+            "INSERT OR IGNORE INTO outbox (delivery_id, session_id, event_type, content, queued_at, checksum) "
+            "VALUES (?, ?, ?, ?, ?, ?)",
+            (*row, now_ms, checksum(*row)),
+        )
+
+
+def due(connection: sqlite3.Connection) -> list[Delivery]:
+    """Read the oldest unsent delivery of each session, the longest waiting first.
+
+    Raises:
+        ValueError: a row was altered.
+    """
+    rows = connection.execute(
+        "SELECT delivery_id, session_id, event_type, content, checksum, attempts, first_attempt_at FROM outbox "
+        "WHERE position IN (SELECT min(position) FROM outbox WHERE outcome IS NULL GROUP BY session_id) "
+        "ORDER BY position"
+    ).fetchall()
+    deliveries = []
+    for delivery_id, session_id, event_type, content, stored_checksum, attempts, first_attempt_at in rows:
+        if stored_checksum != checksum(delivery_id, session_id, event_type, content):
+            raise ValueError(f"the outbox row of delivery {delivery_id} was altered")
+        deliveries.append(Delivery(delivery_id, session_id, content, event_type, attempts, first_attempt_at))
+    return deliveries
+
+
+def attempted(connection: sqlite3.Connection, delivery_id: str, now: float) -> None:
+    """Count an attempt, before it is made."""
+    connection.execute(
+        "UPDATE outbox SET attempts = attempts + 1, first_attempt_at = coalesce(first_attempt_at, ?) "
+        "WHERE delivery_id = ? AND outcome IS NULL",
+        (now, delivery_id),
+    )
+
+
+def settle(connection: sqlite3.Connection, delivery_id: str, outcome: str, event_id: str | None) -> bool:
+    """End a delivery and forget its content; returns whether it was still open."""
+    return (
+        connection.execute(
+            "UPDATE outbox SET outcome = ?, event_id = ?, content = NULL WHERE delivery_id = ? AND outcome IS NULL",
+            (outcome, event_id, delivery_id),
+        ).rowcount
+        == 1
+    )
+
+
+def prune(connection: sqlite3.Connection, before_ms: int) -> int:
+    """Delete ended rows from before `before_ms`; returns how many."""
+    return connection.execute("DELETE FROM outbox WHERE outcome IS NOT NULL AND queued_at < ?", (before_ms,)).rowcount

@@ -1,0 +1,78 @@
+"""One process owns the database, and a witness outside it remembers how far its commits went.
+
+The lock file `<database>.lock` is held by flock for as long as the store is open; the kernel lets go of it whatever
+way the process ends. Its second line is the witness: the number of the newest commit and the database's id, written
+after each commit without fsync. A database that is behind its witness has lost acknowledged commits (a truncated WAL,
+an old copy put in place), which SQLite itself can't notice.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from crdt.errors import StoreBusy, StoreUnavailable
+
+_OWNER_WIDTH = 24
+_WITNESS_OFFSET = _OWNER_WIDTH
+
+
+@dataclass(frozen=True, slots=True)
+class Witness:
+    """The newest commit that was acknowledged, and of which database."""
+
+    commits: int
+    database_id: str
+
+
+def lock_path(database: Path) -> Path:
+    """Where the lock file of a database stands: beside the file itself, whatever links lead to it."""
+    database = database.resolve()
+    return database.with_name(database.name + ".lock")
+
+
+class OwnerLock:
+    """The lock file, held from `acquire` to `release`."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+
+    @classmethod
+    def acquire(cls, database: Path) -> OwnerLock:
+        """Take the lock of `database`.
+
+        Raises:
+            StoreBusy: another process (or another store of this one) holds it.
+            StoreUnavailable: the lock file can't be made.
+        """
+        path = lock_path(database)
+        try:
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            problem = f"can't be locked ({path}: {error.strerror})"
+            raise StoreUnavailable(str(database), problem, "make its folder writable, or set store.path") from error
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            owner = os.pread(descriptor, _OWNER_WIDTH, 0).decode("ascii", "replace").strip()
+            os.close(descriptor)
+            raise StoreBusy(str(database), owner or "pid unknown") from error
+        os.pwrite(descriptor, f"pid {os.getpid()}".ljust(_OWNER_WIDTH - 1).encode() + b"\n", 0)
+        return cls(descriptor)
+
+    def read_witness(self) -> Witness | None:
+        """Read the witness; `None` for a database that has none yet."""
+        fields = os.pread(self._descriptor, 200, _WITNESS_OFFSET).decode("ascii", "replace").split()
+        if len(fields) != 2 or not fields[0].isdigit():
+            return None
+        return Witness(int(fields[0]), fields[1])
+
+    def write_witness(self, witness: Witness) -> None:
+        """Note the newest commit. Not synced: it has to outlive the process, not the power."""
+        os.pwrite(self._descriptor, f"{witness.commits:020d} {witness.database_id}\n".encode(), _WITNESS_OFFSET)
+
+    def release(self) -> None:
+        """Let go of the lock; the file stays, for its witness."""
+        os.close(self._descriptor)

@@ -1,0 +1,131 @@
+"""Reading a database beside the process that owns it: for commands that look and never change."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TypeVar
+
+from crdt import event_log, transcript
+from crdt.database import in_snapshot, open_read_only, translate
+from crdt.documents import Document, build_document, read_document
+from crdt.errors import StoreClosed, StoreDamaged
+from crdt.model import LlmSessionView, RecordedEvent, TranscriptEntry
+from crdt.segments import read_segments
+from crdt.sessions import read_session_row
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class SessionSummary:
+    """A session in a list; `turns` counts the completed ones."""
+
+    session_id: str
+    persona_name: str
+    scope: str
+    high_water: dict[str, int]
+    turns: int
+
+
+class StoreReader:
+    """A read-only view of a store. Use it as `async with StoreReader.open(path) as reader`."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._connection: Any = None
+        self._sled_id = ""
+
+    @classmethod
+    def open(cls, path: str | Path) -> StoreReader:
+        """Name the database to read.
+
+        Raises (on entering):
+            StoreDamaged, StoreNewer, StoreUnavailable: there is no such database, or it can't be read.
+        """
+        return cls(Path(path))
+
+    async def __aenter__(self) -> StoreReader:
+        self._connection, state = await open_read_only(self._path)
+        self._sled_id = state.sled_id
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        connection, self._connection = self._connection, None
+        await connection.close()
+
+    async def _read(self, query: Callable[[sqlite3.Connection], T]) -> T:
+        if self._connection is None:
+            raise StoreClosed(str(self._path))
+        try:
+            result: T = await self._connection.run(lambda connection: in_snapshot(connection, query))
+        except ValueError as error:
+            raise StoreDamaged(str(self._path), str(error)) from error
+        except sqlite3.Error as error:
+            raise translate(self._path, error) from error
+        return result
+
+    async def read_events(self, after: int = 0, limit: int = 1000) -> list[RecordedEvent]:
+        """Read at most `limit` events with a seq above `after`, oldest first."""
+
+        def query(connection: sqlite3.Connection) -> list[RecordedEvent]:
+            events: list[RecordedEvent] = []
+            for segment in read_segments(connection, self._sled_id):
+                if segment.last_seq > after and len(events) < limit:
+                    document = _document(connection, event_log.document_name(self._sled_id, segment.number))
+                    first = max(after + 1 - segment.first_seq, 0)
+                    texts = (document.array("events").to_py() or [])[first:]
+                    events.extend(event_log.decode_event(self._sled_id, text) for text in texts)
+            return events[:limit]
+
+        return await self._read(query)
+
+    async def list_sessions(self) -> list[SessionSummary]:
+        """Read all sessions, by id."""
+
+        def query(connection: sqlite3.Connection) -> list[SessionSummary]:
+            rows = connection.execute("SELECT session_id FROM sessions ORDER BY session_id").fetchall()
+            return [summary for (session_id,) in rows if (summary := _summary(connection, session_id))]
+
+        return await self._read(query)
+
+    async def read_session(self, session_id: str) -> SessionSummary | None:
+        """Read one session; `None` when there is none."""
+        return await self._read(lambda connection: _summary(connection, session_id))
+
+    async def read_llm_session(self, session_id: str) -> LlmSessionView | None:
+        """Read one session as the store shows it; `None` when there is none."""
+        found = await self.read_session(session_id)
+        return LlmSessionView(session_id, found.persona_name, found.scope, found.high_water) if found else None
+
+    async def read_transcript(self, session_id: str) -> list[TranscriptEntry]:
+        """Read the entries that the session keeps, oldest first."""
+
+        def query(connection: sqlite3.Connection) -> list[TranscriptEntry]:
+            document = _session_document(connection, session_id)
+            return transcript.read_entries(document) if document else []
+
+        return await self._read(query)
+
+
+def _document(connection: sqlite3.Connection, name: str) -> Document:
+    return build_document(name, 0, read_document(connection, name))
+
+
+def _session_document(connection: sqlite3.Connection, session_id: str) -> Document | None:
+    row = read_session_row(connection, session_id)
+    return _document(connection, transcript.document_name(session_id, row.part)) if row else None
+
+
+def _summary(connection: sqlite3.Connection, session_id: str) -> SessionSummary | None:
+    row = read_session_row(connection, session_id)
+    document = _session_document(connection, session_id)
+    if row is None or document is None:
+        return None
+    view = transcript.read_view(session_id, document)
+    return SessionSummary(session_id, view.persona_name, view.scope, view.high_water, row.turns)

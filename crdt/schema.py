@@ -1,0 +1,143 @@
+"""The tables of the database file, as numbered migrations, and the pragmas that its promise rests on.
+
+Every row whose loss or change would alter what a session was told carries a CRC-32 of its fields: `integrity_check`
+misses most flipped bits (measured: 32 of 40), a CRC misses none of a single one.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import zlib
+from typing import Final
+
+APPLICATION_ID: Final = 0x4D555348
+"""SQLite's `application_id` of a Musher database: "MUSH"."""
+
+PRAGMAS: Final = (
+    "PRAGMA journal_mode = WAL",
+    "PRAGMA synchronous = FULL",
+    "PRAGMA secure_delete = ON",
+    "PRAGMA busy_timeout = 5000",
+    "PRAGMA temp_store = MEMORY",
+)
+
+_FIRST = """
+CREATE TABLE state (
+    id INTEGER PRIMARY KEY CHECK (id = 1),
+    database_id TEXT NOT NULL,
+    sled_id TEXT NOT NULL,
+    writer_id INTEGER NOT NULL,
+    commits INTEGER NOT NULL
+) STRICT;
+CREATE TABLE settings (name TEXT PRIMARY KEY, value TEXT NOT NULL, checksum INTEGER NOT NULL) STRICT;
+
+CREATE TABLE documents (
+    doc_id INTEGER PRIMARY KEY,
+    name TEXT NOT NULL UNIQUE,
+    ops INTEGER NOT NULL,
+    checksum INTEGER NOT NULL
+) STRICT;
+CREATE TABLE ops (
+    doc_id INTEGER NOT NULL,
+    seq INTEGER NOT NULL,
+    writer_id INTEGER NOT NULL,
+    data BLOB NOT NULL,
+    checksum INTEGER NOT NULL,
+    PRIMARY KEY (doc_id, seq)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE snapshots (
+    doc_id INTEGER PRIMARY KEY,
+    ops INTEGER NOT NULL,
+    data BLOB NOT NULL,
+    checksum INTEGER NOT NULL
+) STRICT;
+
+CREATE TABLE segments (
+    sled_id TEXT NOT NULL,
+    segment INTEGER NOT NULL,
+    first_seq INTEGER NOT NULL,
+    events INTEGER NOT NULL,
+    sealed_at INTEGER,
+    checksum INTEGER NOT NULL,
+    PRIMARY KEY (sled_id, segment)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE dedupe (key TEXT PRIMARY KEY, recorded_at INTEGER NOT NULL) STRICT, WITHOUT ROWID;
+CREATE INDEX dedupe_by_age ON dedupe (recorded_at);
+
+CREATE TABLE sessions (
+    session_id TEXT PRIMARY KEY,
+    part INTEGER NOT NULL,
+    turns INTEGER NOT NULL,
+    checksum INTEGER NOT NULL
+) STRICT;
+CREATE TABLE turns (
+    session_id TEXT NOT NULL,
+    key TEXT NOT NULL,
+    attempts INTEGER NOT NULL,
+    outcome TEXT,
+    begun_at INTEGER NOT NULL,
+    PRIMARY KEY (session_id, key)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE inbox (
+    position INTEGER PRIMARY KEY AUTOINCREMENT,
+    key TEXT NOT NULL UNIQUE,
+    session_id TEXT NOT NULL,
+    sender TEXT NOT NULL,
+    text TEXT,
+    is_context INTEGER NOT NULL,
+    details TEXT,
+    turn_key TEXT,
+    outcome TEXT,
+    admitted_at INTEGER NOT NULL,
+    checksum INTEGER NOT NULL
+) STRICT;
+CREATE INDEX inbox_waiting ON inbox (session_id, position) WHERE outcome IS NULL;
+CREATE INDEX inbox_by_turn ON inbox (turn_key) WHERE outcome IS NULL;
+
+CREATE TABLE outbox (
+    position INTEGER PRIMARY KEY AUTOINCREMENT,
+    delivery_id TEXT NOT NULL UNIQUE,
+    session_id TEXT NOT NULL,
+    event_type TEXT NOT NULL,
+    content TEXT,
+    attempts INTEGER NOT NULL DEFAULT 0,
+    first_attempt_at REAL,
+    outcome TEXT,
+    event_id TEXT,
+    queued_at INTEGER NOT NULL,
+    checksum INTEGER NOT NULL
+) STRICT;
+CREATE INDEX outbox_due ON outbox (session_id, position) WHERE outcome IS NULL;
+"""
+
+MIGRATIONS: Final = (_FIRST,)
+"""Script n brings a database from schema n to n + 1; a published script is never changed."""
+
+SCHEMA: Final = len(MIGRATIONS)
+"""The schema that this version writes, kept in `user_version`."""
+
+
+def migrate(connection: sqlite3.Connection, found: int) -> None:
+    """Bring the database from schema `found` to `SCHEMA`, all or nothing."""
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        for script in MIGRATIONS[found:]:
+            for statement in script.split(";"):
+                if statement.strip():
+                    connection.execute(statement)
+        connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+        connection.execute(f"PRAGMA user_version = {SCHEMA}")
+        connection.execute("COMMIT")
+    except BaseException:
+        connection.rollback()
+        raise
+
+
+def checksum(*fields: object) -> int:
+    """CRC-32 over the fields of a row: integers and text by their text, bytes as they are, each with its length."""
+    crc = 0
+    for field in fields:
+        data = field if isinstance(field, bytes) else str(field).encode()
+        crc = zlib.crc32(data, zlib.crc32(b"%d:" % len(data), crc))
+    return crc

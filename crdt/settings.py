@@ -1,0 +1,31 @@
+"""Small durable facts that the store does not look into: the sync token, the bot's device."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Mapping
+
+from crdt.schema import checksum
+
+
+def read(connection: sqlite3.Connection, name: str) -> str | None:
+    """Read one; `None` when it was never written.
+
+    Raises:
+        ValueError: the row was altered.
+    """
+    row = connection.execute("SELECT value, checksum FROM settings WHERE name = ?", (name,)).fetchone()
+    if row is None:
+        return None
+    value: str = row[0]
+    if row[1] != checksum(name, value):
+        raise ValueError(f"the row of setting {name} was altered")
+    return value
+
+
+def write(connection: sqlite3.Connection, values: Mapping[str, str]) -> None:
+    """Write some, over what they were."""
+    connection.executemany(
+        "INSERT OR REPLACE INTO settings VALUES (?, ?, ?)",
+        [(name, value, checksum(name, value)) for name, value in values.items()],
+    )

@@ -1,0 +1,386 @@
+"""The store: one object for all that must survive, opened and closed as a whole.
+
+Every change runs as a task of the store's own, so a caller that is cancelled neither breaks it off nor leaves a lock
+behind: what was begun is committed or refused as a whole.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, TypeVar
+
+import structlog
+
+from crdt import inbox, outbox, settings
+from crdt.database import Database, Unit, open_database
+from crdt.errors import CrdtError, StoreClosed, StoreDamaged
+from crdt.event_log import DEDUPE_DAYS, EventLog, validate_batches
+from crdt.model import (
+    Appended,
+    Delivery,
+    Edit,
+    EventBatch,
+    LlmSessionView,
+    Message,
+    PipelineEvent,
+    RecordedEvent,
+    TranscriptEntry,
+    Turn,
+)
+from crdt.segments import Retention
+from crdt.sessions import Sessions
+from crdt.telling import Keep
+from crdt.transcript import well_formed
+
+log = structlog.get_logger(__name__)
+
+T = TypeVar("T")
+
+SEGMENT_EVENTS: Final = 10_000
+"""Events of one log segment: 1.5 MB in memory, a few milliseconds to load."""
+
+_CURSOR: Final = "cursor"
+
+OnStep = Callable[[str], Awaitable[None]]
+"""Called with "admit", "begin" or "complete" right after the commit of that step, before its caller goes on."""
+
+
+async def _pass(step: str) -> None:
+    """The step that nobody watches."""
+
+
+class Store:
+    """The durable state of one sled. Use it as `async with Store.open(path) as store`."""
+
+    def __init__(self, path: Path, sled_id: str | None, segment_events: int, retention: Retention) -> None:
+        self.path = path
+        self._asked_sled_id = sled_id
+        self._segment_events = segment_events
+        self._retention = retention
+        self._on_step: OnStep = _pass
+        self._open_database: Database | None = None
+        self._event_log: EventLog
+        self._sessions: Sessions
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._housekeeping: asyncio.Task[None] | None = None
+
+    @classmethod
+    def open(
+        cls,
+        path: str | Path,
+        *,
+        sled_id: str | None = None,
+        segment_events: int = SEGMENT_EVENTS,
+        retention_events: int | None = None,
+        retention_days: float | None = None,
+        on_step: OnStep | None = None,
+    ) -> Store:
+        """Name the database to open; it is opened by `async with`, and made if there is none.
+
+        `sled_id` is needed only to choose it at the first opening or to insist on it later. Retention keeps at least
+        `retention_events` events and `retention_days` days, dropping whole segments of `segment_events`.
+
+        Raises (on entering):
+            StoreBusy, StoreDamaged, StoreNewer, SledMismatch, StoreUnavailable: nothing was changed.
+        """
+        if segment_events < 1:
+            raise ValueError(f"segment_events must be at least 1, not {segment_events}")
+        store = cls(Path(path), sled_id, segment_events, Retention(retention_events, retention_days))
+        store._on_step = on_step or _pass
+        return store
+
+    async def __aenter__(self) -> Store:
+        database = await open_database(self.path, self._asked_sled_id)
+        try:
+            self._event_log = EventLog(database, self._segment_events, self._retention, _now_ms)
+            await self._event_log.open()
+            self._sessions = Sessions(database, self._event_log, _now_ms)
+        except BaseException:
+            await database.close()
+            raise
+        self._open_database = database
+        log.info("store_opened", sled=self.sled_id, head=self._event_log.head, oldest=self._event_log.oldest)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Finish what was begun, and give the database up. Closing twice does nothing."""
+        database, self._open_database = self._open_database, None
+        if database is None:
+            return
+        await asyncio.shield(asyncio.create_task(self._close(database), name="store-close"))
+
+    async def _close(self, database: Database) -> None:
+        try:
+            while self._tasks:
+                await asyncio.wait(set(self._tasks))
+            await self._event_log.drain()
+            if self._housekeeping is not None:
+                await asyncio.wait({self._housekeeping})
+        finally:
+            await database.close()
+        log.info("store_closed", sled=database.state.sled_id, commits=database.commits)
+
+    @property
+    def sled_id(self) -> str:
+        """This node's id, kept in the database."""
+        return self._database.state.sled_id
+
+    @property
+    def _database(self) -> Database:
+        if self._open_database is None:
+            raise StoreClosed(str(self.path))
+        return self._open_database
+
+    async def _unbroken(self, change: Coroutine[Any, Any, T]) -> T:
+        """Run a change to its end even if the caller is cancelled meanwhile."""
+        if self._open_database is None:
+            change.close()
+            raise StoreClosed(str(self.path))
+        task = asyncio.create_task(change)
+        self._tasks.add(task)
+        task.add_done_callback(self._change_done)
+        return await asyncio.shield(task)
+
+    def _change_done(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            log.debug("change_refused", error=str(task.exception()))
+        self._housekeep_if_needed()
+
+    def _housekeep_if_needed(self) -> None:
+        if self._event_log.needs_housekeeping and self._housekeeping is None and self._open_database is not None:
+            self._housekeeping = asyncio.create_task(self._housekeep_log(), name="store-housekeeping")
+
+    async def _housekeep_log(self) -> None:
+        try:
+            await self._event_log.housekeep()
+        except CrdtError as error:
+            log.error("housekeeping_failed", error=str(error))
+        finally:
+            self._housekeeping = None
+
+    async def _write(self, unit: Unit[T]) -> T:
+        return await self._unbroken(self._database.write(unit))
+
+    async def _read(self, query: Unit[T]) -> T:
+        try:
+            return await self._database.read(query)
+        except ValueError as error:
+            raise StoreDamaged(str(self.path), str(error)) from error
+
+    # --- events
+
+    async def append_event(self, event: PipelineEvent) -> int:
+        """Put one event into the log, durably, and return its seq. A gap sentinel is accepted here only.
+
+        Raises:
+            InvalidEvent, StoreFull, StoreUnavailable: nothing was stored.
+        """
+        (seq,) = await self._append_one(EventBatch((event,)), allow_gap=True)
+        return seq
+
+    async def append_events(self, events: Sequence[PipelineEvent]) -> list[int]:
+        """Put events into the log in one commit, all or nothing, and return their seqs.
+
+        Raises:
+            InvalidEvent, StoreFull, StoreUnavailable: nothing was stored.
+        """
+        return list(await self._append_one(EventBatch(tuple(events)), allow_gap=False)) if events else []
+
+    async def _append_one(self, batch: EventBatch, *, allow_gap: bool) -> tuple[int, ...]:
+        validate_batches([batch], allow_gap=allow_gap)
+        (appended,) = await self._append([batch])
+        return appended.seqs
+
+    async def append_batches(self, batches: Sequence[EventBatch]) -> list[Appended]:
+        """Put batches into the log in one commit, all or nothing, but for those that are duplicates.
+
+        Raises:
+            InvalidEvent: its `field` names the event by its place among all events, as in `[3].story_id`.
+            StoreFull, StoreUnavailable: nothing was stored.
+        """
+        validate_batches(batches, allow_gap=False)
+        return await self._append(batches) if batches else []
+
+    async def _append(self, batches: Sequence[EventBatch]) -> list[Appended]:
+        if self._open_database is None:
+            raise StoreClosed(str(self.path))
+        appended = await self._event_log.append(batches)
+        self._housekeep_if_needed()
+        return appended
+
+    async def read_events(self, after: int = 0, limit: int = 1000) -> list[RecordedEvent]:
+        """Read at most `limit` events with a seq above `after`, oldest first; those that retention took are skipped."""
+        if self._open_database is None:
+            raise StoreClosed(str(self.path))
+        first = max(after + 1, self._event_log.oldest)
+        return await self._event_log.read(first, first + limit - 1)
+
+    # --- sessions
+
+    async def write_llm_session(self, session_id: str, persona_name: str, scope: str) -> None:
+        """Make a session, or change its persona and scope; never its marks.
+
+        Raises:
+            UnknownScope: the scope is not "single-sled".
+        """
+        await self._unbroken(self._sessions.write(session_id, persona_name, scope))
+
+    async def read_llm_session(self, session_id: str) -> LlmSessionView | None:
+        """Read a session; `None` when there is none."""
+        return await self._unbroken(self._sessions.read(session_id))
+
+    async def assemble_and_advance_session(self, session_id: str) -> list[str]:
+        """Take every event that the session has not seen, as audit lines, and advance its marks, atomically.
+
+        There is no cap and no transcript entry. `[]` when nothing is new: then nothing is written.
+        """
+        return await self._unbroken(self._sessions.assemble_and_advance(session_id))
+
+    async def begin_turn(
+        self,
+        session_id: str,
+        key: str,
+        text: str,
+        context: Sequence[Message] = (),
+        covers: Sequence[str] = (),
+        max_lines: int = 200,
+        keep: Keep | None = None,
+    ) -> Turn:
+        """Begin the turn `key`: unseen events, advanced marks and the user's entry in one commit.
+
+        `context` are messages that are folded in as context; `covers` are keys of further messages whose text stands
+        in `text` already. `keep` is the room's filter over events. A turn that was begun before comes back as it was
+        then, with `attempt` one higher, or with its `reply` if it is complete.
+        """
+        asked = Turn(session_id, key, well_formed(text), context=[well_formed(message.text) for message in context])
+        turn = await self._unbroken(self._sessions.begin_turn(asked, context, covers, max_lines, keep))
+        await self._on_step("begin")
+        return turn
+
+    async def complete_turn(
+        self, turn: Turn, reply: str, deliveries: Sequence[Delivery] = (), failed: bool = False
+    ) -> None:
+        """Complete a turn: reply, deliveries and settled messages in one commit. A repetition changes nothing.
+
+        Raises:
+            UnknownTurn: the turn was never begun here.
+        """
+        if await self._unbroken(self._sessions.complete_turn(turn, reply, deliveries, failed)):
+            await self._on_step("complete")
+
+    async def read_transcript(self, session_id: str) -> list[TranscriptEntry]:
+        """Read the entries that the session keeps, oldest first."""
+        return await self._unbroken(self._sessions.read_transcript(session_id))
+
+    async def roll_session(self, session_id: str, keep_entries: int) -> None:
+        """Go on with at most the newest `keep_entries` entries; the rest leaves the file.
+
+        Raises:
+            TurnOpen: a turn has no reply yet.
+        """
+        await self._unbroken(self._sessions.roll(session_id, keep_entries))
+
+    # --- inbox
+
+    async def admit(
+        self,
+        messages: Sequence[Message],
+        cursor: str | None = None,
+        edits: Sequence[Edit] = (),
+        redactions: Sequence[str] = (),
+    ) -> list[Message]:
+        """Take in what one sync response brought, together with its token; returns the messages that were new."""
+
+        def admit(connection: sqlite3.Connection) -> list[Message]:
+            new = inbox.insert(connection, messages, _now_ms())
+            inbox.edit(connection, edits)
+            inbox.redact(connection, redactions)
+            if cursor is not None:
+                settings.write(connection, {_CURSOR: cursor})
+            return new
+
+        new = await self._write(admit)
+        if messages:
+            log.info("messages_admitted", new=len(new), known=len(messages) - len(new))
+        await self._on_step("admit")
+        return new
+
+    async def read_cursor(self) -> str | None:
+        """Read the token that the newest `admit` stored."""
+        return await self.read_setting(_CURSOR)
+
+    async def waiting_sessions(self) -> list[str]:
+        """Read which sessions have a message that waits for an answer, the longest waiting first."""
+        return await self._read(inbox.waiting_sessions)
+
+    async def waiting(self, session_id: str) -> list[Message]:
+        """Read a session's unsettled messages, oldest first."""
+        return await self._read(lambda connection: inbox.waiting(connection, session_id))
+
+    async def settle(self, keys: Sequence[str], outcome: str, deliveries: Sequence[Delivery] = ()) -> None:
+        """Settle messages without a turn, with what is said about it, in one commit."""
+
+        def settle(connection: sqlite3.Connection) -> int:
+            outbox.insert(connection, deliveries, _now_ms())
+            return inbox.settle(connection, keys, outcome)
+
+        settled = await self._write(settle)
+        log.info("messages_settled", outcome=outcome, count=settled, deliveries=len(deliveries))
+
+    # --- outbox
+
+    async def due_deliveries(self) -> list[Delivery]:
+        """Read the oldest unsent delivery of each session, the longest waiting first."""
+        return await self._read(outbox.due)
+
+    async def delivery_attempted(self, delivery_id: str) -> None:
+        """Count an attempt to send, before it is made."""
+        await self._write(lambda connection: outbox.attempted(connection, delivery_id, time.time()))
+
+    async def delivery_sent(self, delivery_id: str, event_id: str) -> None:
+        """Note that the homeserver has the delivery, under this event id."""
+        await self._write(lambda connection: outbox.settle(connection, delivery_id, "sent", event_id))
+
+    async def delivery_dropped(self, delivery_id: str, reason: str) -> None:
+        """Give a delivery up, for a reason that stays in its row."""
+        await self._write(lambda connection: outbox.settle(connection, delivery_id, reason, None))
+        log.warning("delivery_dropped", delivery=delivery_id, reason=reason)
+
+    # --- settings and care
+
+    async def read_setting(self, name: str) -> str | None:
+        """Read a small durable fact of the bot's; `None` when it was never written."""
+        return await self._read(lambda connection: settings.read(connection, name))
+
+    async def write_settings(self, values: Mapping[str, str]) -> None:
+        """Write small durable facts of the bot's, in one commit."""
+        await self._write(lambda connection: settings.write(connection, values))
+
+    async def housekeep(self) -> None:
+        """Apply retention by age, and forget settled rows that are too old to come again."""
+        before_ms = _now_ms() - DEDUPE_DAYS * 86_400_000
+
+        def prune(connection: sqlite3.Connection) -> int:
+            turns = connection.execute(
+                "DELETE FROM turns WHERE outcome IS NOT NULL AND begun_at < ?", (before_ms,)
+            ).rowcount
+            return turns + inbox.prune(connection, before_ms) + outbox.prune(connection, before_ms)
+
+        pruned = await self._write(prune)
+        await self._unbroken(self._event_log.housekeep())
+        log.info("housekeeping_done", pruned=pruned)
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000

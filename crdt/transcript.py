@@ -1,0 +1,95 @@
+"""A session's document: how its meta data, marks and transcript entries stand in the roots. Pure.
+
+`meta` holds `persona_name`, `scope` and `start` (JSON {sled: seq}: what retention had taken before the session
+began, and so is no gap to it). `high_water` holds, for each sled that writes, JSON {sled: seq}. `transcript` is an
+array of JSON objects, oldest first.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from crdt.documents import Document
+from crdt.marks import Marks, join
+from crdt.model import SINGLE_SLED, LlmSessionView, TranscriptEntry
+
+
+def document_name(session_id: str, part: int) -> str:
+    """Name the document of one part of a session."""
+    return f"session/{session_id}/{part}"
+
+
+def well_formed(text: str) -> str:
+    """Replace lone surrogates, which neither UTF-8 nor a CRDT can hold, by U+FFFD."""
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+
+
+def _dumps(value: object) -> str:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+
+
+def encode_entry(entry: TranscriptEntry) -> str:
+    """Encode an entry; fields that are empty are left out."""
+    fields: dict[str, Any] = {"role": entry.role, "key": entry.key, "text": entry.text}
+    optional = {"lines": entry.lines, "context": entry.context, "failed": entry.failed}
+    return _dumps(fields | {name: value for name, value in optional.items() if value})
+
+
+def decode_entry(text: str) -> TranscriptEntry:
+    """Read back what `encode_entry` wrote."""
+    return TranscriptEntry(**json.loads(text))
+
+
+def read_entries(document: Document) -> list[TranscriptEntry]:
+    """Read the whole transcript, oldest first."""
+    return [decode_entry(text) for text in document.array("transcript").to_py() or ()]
+
+
+def read_high_water(document: Document) -> Marks:
+    """Read the marks: the join of all writers' copies."""
+    return join(json.loads(copy) for copy in (document.map("high_water").to_py() or {}).values())
+
+
+def read_start(document: Document) -> Marks:
+    """Read what was already gone when the session began."""
+    start: Marks = json.loads(document.map("meta").get("start", "{}"))
+    return start
+
+
+def read_view(session_id: str, document: Document) -> LlmSessionView:
+    """Read a session as its users see it; a stored scope is returned as it is, known or not."""
+    meta = document.map("meta").to_py() or {}
+    return LlmSessionView(
+        session_id, meta.get("persona_name", ""), meta.get("scope", SINGLE_SLED), read_high_water(document)
+    )
+
+
+def write_meta(document: Document, persona_name: str, scope: str, start: Mapping[str, int] | None = None) -> None:
+    """Set persona and scope, inside a change; `start` once, when the session begins."""
+    meta = document.map("meta")
+    meta["persona_name"] = persona_name
+    meta["scope"] = scope
+    if start:
+        meta["start"] = _dumps(start)
+
+
+def write_high_water(document: Document, writer: str, marks: Mapping[str, int]) -> None:
+    """Set this writer's copy of the marks, inside a change."""
+    document.map("high_water")[writer] = _dumps(marks)
+
+
+def open_turns(entries: Sequence[TranscriptEntry]) -> set[str]:
+    """Keys of the turns that have no reply yet."""
+    return {entry.key for entry in entries if entry.role == "user"} - {
+        entry.key for entry in entries if entry.role == "assistant"
+    }
+
+
+def newest_turns(entries: Sequence[TranscriptEntry], at_most: int) -> list[TranscriptEntry]:
+    """Take the newest entries, at most `at_most`, cut so that they begin with a user's entry."""
+    start = max(0, len(entries) - at_most)
+    while start < len(entries) and entries[start].role != "user":
+        start += 1
+    return list(entries[start:])
