@@ -1,0 +1,100 @@
+"""Brings the TOML file and the environment together into one `Config`."""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from pydantic import ValidationError
+
+from bot.config.environment import read_environment
+from bot.config.problems import Place, describe
+from bot.config.secret_files import put_in_secrets
+from bot.config.sections import Config, StoreConfig
+from bot.errors import ConfigError
+
+DEFAULT_PATH: Final = Path("config.toml")
+_NO_FILE: Final = "no such file; copy config.example.toml to {path} and fill it in"
+
+
+@dataclass(frozen=True, slots=True)
+class _Gathered:
+    """Everything that was said, before it is checked."""
+
+    source: str
+    values: dict[str, Any]
+    origins: Mapping[Place, str]
+    problems: tuple[str, ...]
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(str(path), [f"is not TOML: {error}"]) from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(str(path), ["is not UTF-8 text; save it as UTF-8"]) from error
+    except FileNotFoundError as error:
+        raise ConfigError(str(path), [_NO_FILE.format(path=path)]) from error
+    except OSError as error:
+        raise ConfigError(str(path), [f"can't be read ({error.strerror}); check its permissions"]) from error
+
+
+def _merge(below: Any, above: Any) -> Any:
+    if isinstance(below, dict) and isinstance(above, dict):
+        return {**below, **{key: _merge(below.get(key), value) for key, value in above.items()}}
+    return above
+
+
+def _gather(path: Path | None, environ: Mapping[str, str]) -> _Gathered:
+    environment = read_environment(environ, Config)
+    if path is None and not DEFAULT_PATH.exists() and (environment.values or environment.problems):
+        file_values, source, folder = {}, "the environment", Path.cwd()
+    else:
+        path = path or DEFAULT_PATH
+        file_values, source, folder = _read_toml(path), str(path), path.parent
+    values = _merge({"matrix": {}, "llm": {}}, _merge(file_values, environment.values))
+    problems = [*environment.problems, *put_in_secrets(Config, values, folder)]
+    return _Gathered(source, values, environment.origins, tuple(problems))
+
+
+def _complaints(error: ValidationError, gathered: _Gathered, *above: str) -> list[str]:
+    found = error.errors(include_url=False, include_context=False)
+    return [describe({**each, "loc": (*above, *each["loc"])}, Config, gathered.origins) for each in found]
+
+
+def load_config(path: Path | None = None, environ: Mapping[str, str] | None = None) -> Config:
+    """Read `path` (default: `config.toml`) with the environment over it.
+
+    Without a `path`, the environment alone is enough. Relative paths: `store.path` and whatever the environment names
+    are taken from the current directory, a `<secret>_file` in the TOML file from that file's folder.
+    Raises `ConfigError` with every problem there is.
+    """
+    gathered = _gather(path, os.environ if environ is None else environ)
+    problems = list(gathered.problems)
+    config: Config | None = None
+    try:
+        config = Config.model_validate(gathered.values)
+    except ValidationError as error:
+        problems += _complaints(error, gathered)
+    if config is None or problems:
+        if gathered.source != str(path or DEFAULT_PATH):
+            problems.append(f"{DEFAULT_PATH}: {_NO_FILE.format(path=DEFAULT_PATH)}, or set all in the environment")
+        raise ConfigError(gathered.source, problems)
+    return config
+
+
+def load_store_config(path: Path | None = None, environ: Mapping[str, str] | None = None) -> StoreConfig:
+    """Read only where the store is, for commands that look into it: they need no password, nor its file.
+
+    Raises `ConfigError` if the file can't be read or `[store]` is wrong.
+    """
+    gathered = _gather(path, os.environ if environ is None else environ)
+    try:
+        return StoreConfig.model_validate(gathered.values.get("store", {}))
+    except ValidationError as error:
+        raise ConfigError(gathered.source, _complaints(error, gathered, "store")) from error
