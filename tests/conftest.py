@@ -1,0 +1,47 @@
+"""Fixtures for all tests: one real homeserver for the whole run, people on it, and a scripted language model."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
+
+import pytest
+import pytest_asyncio
+
+from bot.demo.homeserver import Homeserver
+from tests.servers.model import ScriptedModel
+from tests.servers.synapse import Person
+
+PersonMaker = Callable[[str], Awaitable[Person]]
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def synapse(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Homeserver]:
+    """A Synapse that all tests share. A test that stops or kills one starts its own instead."""
+    async with Homeserver.start(tmp_path_factory.mktemp("synapse"), in_memory=True) as homeserver:
+        yield homeserver
+
+
+@pytest.fixture
+def unique() -> Callable[[str], str]:
+    """Makes a user name out of a readable one that no other test has: `unique("alice")` is like `alice-3f9c01d2`."""
+    return lambda name: f"{name}-{uuid.uuid4().hex[:8]}"
+
+
+@pytest.fixture
+async def make_person(synapse: Homeserver, unique: Callable[[str], str]) -> AsyncIterator[PersonMaker]:
+    """Makes people who are in no room yet and whom no other test knows: `alice = await make_person("alice")`."""
+    async with AsyncExitStack() as people:
+
+        async def make(name: str) -> Person:
+            return await people.enter_async_context(Person.on(synapse, unique(name)))
+
+        yield make
+
+
+@pytest.fixture
+async def model() -> AsyncIterator[ScriptedModel]:
+    """A scripted model that serves `test-model` to this test alone."""
+    async with ScriptedModel() as scripted:
+        yield scripted
