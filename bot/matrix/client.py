@@ -1,0 +1,177 @@
+"""The bot's seat at its homeserver: log in once, then sync, send and see to rooms as that one device."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+import structlog
+
+from bot.matrix import send
+from bot.matrix.errors import LoggedOut, LoginRefused, NotAHomeserver, Refused, Unreachable
+from bot.matrix.model import Credentials, Identity, SyncBatch
+from bot.matrix.rooms import Rooms
+from bot.matrix.sync import Sync
+from bot.matrix.wire import CLIENT_API, Wire
+
+log = structlog.get_logger(__name__)
+
+DEVICE_NAME: Final = "Musher"
+"""What people see in the list of the account's devices."""
+
+_CHECK_PASSWORD: Final = (
+    "check matrix.user_id and matrix.password, or, where the server has no password login, "
+    "set matrix.access_token and matrix.device_id"
+)
+_CHECK_TOKEN: Final = "set a matrix.access_token and matrix.device_id that belong to matrix.user_id"
+_NEW_STORE: Final = "set matrix.user_id back, or point store.path at a new file for another account"
+
+
+class MatrixClient:
+    """Everything that the bot does at its homeserver. All methods raise `MatrixError`s only; none repeats by itself."""
+
+    def __init__(self, credentials: Credentials) -> None:
+        self._credentials = credentials
+        self._wire = Wire(credentials.homeserver, credentials.user_id)
+        self._rooms = Rooms()
+        self._sync = Sync(self._wire, self._rooms)
+
+    @property
+    def user_id(self) -> str:
+        return self._credentials.user_id
+
+    async def connect(self, stored: Identity | None = None) -> Identity:
+        """Log in and return the login, which the caller stores and hands back as `stored` at the next start.
+
+        A login that is still valid is used again: first the stored one, then the configured access token. Only when
+        neither is, the password makes a new login, of the same device. May be called again after `LoggedOut`.
+
+        Raises `Unreachable`, `RateLimited`, `NotAHomeserver`, `LoginRefused`, and `LoggedOut` when a token is refused
+        and there is no password.
+        """
+        if stored is not None and stored.user_id != self.user_id:
+            raise self._refused(f"the database holds the login of {stored.user_id}", _NEW_STORE)
+        await self._check_homeserver()
+        refused: LoggedOut | None = None
+        for token, device_id in self._tokens(stored):
+            try:
+                return await self._resume(token, device_id)
+            except LoggedOut as error:
+                refused = error
+                log.warning("login_ended_by_homeserver", user=self.user_id, device=device_id, soft=error.soft)
+        if self._credentials.password is None:
+            raise refused or self._refused("there is neither a password nor an access token", _CHECK_PASSWORD)
+        return await self._log_in(self._credentials.password, self._device_id(stored))
+
+    async def close(self) -> None:
+        """Close the connections. The login stays valid."""
+        await self._wire.close()
+
+    async def sync(self, since: str | None, timeout_ms: int) -> SyncBatch:
+        """Wait up to `timeout_ms` milliseconds for what is new since the token; see `bot.matrix.sync`."""
+        return await self._sync.step(since, timeout_ms)
+
+    async def send(self, room_id: str, event_type: str, content: Mapping[str, Any], txn_id: str) -> str:
+        """Send one event, unencrypted, and return its id; the same `txn_id` again returns the same id.
+
+        Raises `EncryptedRoom`, `NotInRoom`, `Forbidden`, `Refused` (`errcode` M_TOO_LARGE: over 64 KiB as an event),
+        and what passes by itself.
+        """
+        return await send.send(self._wire, self._rooms, room_id, event_type=event_type, content=content, txn_id=txn_id)
+
+    async def typing(self, room_id: str, on: bool, timeout_ms: int = 30_000) -> None:
+        """Show or hide the typing notice."""
+        await send.typing(self._wire, room_id, on, timeout_ms)
+
+    async def join(self, room_id: str) -> None:
+        """Accept an invitation. Raises `Forbidden` when it has been withdrawn."""
+        await send.join(self._wire, room_id)
+
+    async def leave(self, room_id: str) -> None:
+        """Leave a room, or decline an invitation. Raises `NotInRoom` where there was neither."""
+        await send.leave(self._wire, room_id)
+
+    async def forget_room(self, room_id: str) -> None:
+        """Have the homeserver forget a room that was left."""
+        await send.forget_room(self._wire, room_id)
+
+    async def find_own(self, room_id: str, delivery_id: str) -> str | None:
+        """The id of the bot's own event that carries `delivery_id` in its content, or `None`."""
+        return await send.find_own(self._wire, room_id, delivery_id)
+
+    async def is_public(self, room_id: str) -> bool:
+        """Whether strangers may join the room or read it. Raises `NotInRoom`."""
+        return await send.is_public(self._wire, self._rooms, room_id)
+
+    async def is_encrypted(self, room_id: str) -> bool:
+        """Whether the room is end-to-end encrypted, so that `send` would refuse. Raises `NotInRoom`."""
+        return await send.is_encrypted(self._wire, self._rooms, room_id)
+
+    async def _check_homeserver(self) -> None:
+        try:
+            # Synapse checks even here the token of a request that carries one, and this one may have been revoked.
+            answer = await self._wire.request("GET", "/_matrix/client/versions", as_nobody=True)
+        except Refused as error:
+            raise NotAHomeserver(self._wire.homeserver, error.message) from error
+        except Unreachable as error:
+            if error.status is None or error.status >= 500:
+                raise
+            raise NotAHomeserver(self._wire.homeserver, error.problem) from error
+        if not isinstance(answer.get("versions"), list):
+            raise NotAHomeserver(self._wire.homeserver, "its answer lists no versions")
+
+    def _tokens(self, stored: Identity | None) -> list[tuple[str, str | None]]:
+        """The access tokens to try, in order, with the device that each is said to belong to."""
+        tokens: list[tuple[str, str | None]] = []
+        if stored is not None:
+            tokens.append((stored.access_token, stored.device_id))
+        configured = self._credentials.access_token
+        if configured is not None and (stored is None or configured != stored.access_token):
+            tokens.append((configured, self._credentials.device_id))
+        return tokens
+
+    def _device_id(self, stored: Identity | None) -> str | None:
+        return stored.device_id if stored is not None else self._credentials.device_id
+
+    async def _resume(self, token: str, device_id: str | None) -> Identity:
+        self._wire.adopt(Identity(self.user_id, device_id or "", token))
+        answer = await self._wire.get("account", "whoami")
+        identity = self._identity(answer | {"access_token": token}, device_id)
+        self._wire.adopt(identity)
+        log.info("login_resumed", user=identity.user_id, device=identity.device_id)
+        return identity
+
+    async def _log_in(self, password: str, device_id: str | None) -> Identity:
+        body: dict[str, Any] = {
+            "type": "m.login.password",
+            "identifier": {"type": "m.id.user", "user": self.user_id},
+            "password": password,
+            "initial_device_display_name": DEVICE_NAME,
+        }
+        if device_id is not None:
+            body["device_id"] = device_id
+        try:
+            answer = await self._wire.request("POST", f"{CLIENT_API}/login", body=body, as_nobody=True)
+        except (Refused, LoggedOut) as error:
+            reason = error.message if isinstance(error, Refused) else "the account is closed"
+            raise self._refused(reason, _CHECK_PASSWORD) from error
+        identity = self._identity(answer, device_id)
+        self._wire.adopt(identity)
+        log.info("logged_in", user=identity.user_id, device=identity.device_id)
+        return identity
+
+    def _identity(self, answer: Mapping[str, Any], device_id: str | None) -> Identity:
+        """Check that the answer of a login or whoami speaks of the right account and device."""
+        user_id, device, token = answer.get("user_id"), answer.get("device_id", device_id), answer.get("access_token")
+        if not isinstance(user_id, str) or not isinstance(token, str):
+            raise Unreachable(self._wire.homeserver, "a login without its user or token")
+        if user_id != self.user_id:
+            raise self._refused(f"the login belongs to {user_id}", _CHECK_TOKEN)
+        if not isinstance(device, str) or not device:
+            raise self._refused("the access token belongs to no device", _CHECK_TOKEN)
+        if device_id is not None and device != device_id:
+            raise self._refused(f"the login belongs to the device {device}, not {device_id}", _CHECK_TOKEN)
+        return Identity(user_id, device, token)
+
+    def _refused(self, reason: str, advice: str) -> LoginRefused:
+        return LoginRefused(self.user_id, self._wire.homeserver, reason, advice)

@@ -1,0 +1,180 @@
+"""One step of the sync loop: one request to the homeserver, translated into values.
+
+The server's JSON is read here directly, not through nio's event classes: one event that nio trips over would make it
+drop the whole sync, and drop it again at each repetition.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, Final
+from uuid import uuid4
+
+import structlog
+
+from bot.matrix.backfill import Backfill, Events
+from bot.matrix.errors import Unreachable
+from bot.matrix.model import Edit, Invite, Redaction, RoomMessage, SyncBatch
+from bot.matrix.rooms import Rooms, RoomState
+from bot.matrix.timeline import Reader, own_arrival
+from bot.matrix.wire import Wire
+
+log = structlog.get_logger(__name__)
+
+TIMELINE_EVENTS: Final = 100
+"""Of one room in one sync: the most that Synapse gives."""
+ANSWER_GRACE_S: Final = 30.0
+"""How much longer than the long poll itself an answer may take."""
+AT_ONCE_TIMEOUT_S: Final = 600.0
+"""For a sync that waits for no news but carries the state of all rooms: on big accounts that is minutes of work."""
+
+_NOTHING: Final = {"not_types": ["*"]}
+_FILTER: Final = json.dumps(
+    {
+        "presence": _NOTHING,
+        "account_data": _NOTHING,
+        "room": {
+            "account_data": _NOTHING,
+            "ephemeral": _NOTHING,
+            "state": {"lazy_load_members": True},
+            "timeline": {"limit": TIMELINE_EVENTS, "lazy_load_members": True},
+        },
+    }
+)
+
+
+@dataclass(slots=True)
+class _Gathered:
+    """The rooms' news while a step goes through them."""
+
+    messages: list[RoomMessage] = field(default_factory=list)
+    edits: list[Edit] = field(default_factory=list)
+    redactions: list[Redaction] = field(default_factory=list)
+
+    def add(self, said: RoomMessage | Edit | Redaction | None) -> None:
+        match said:
+            case RoomMessage():
+                self.messages.append(said)
+            case Edit():
+                self.edits.append(said)
+            case Redaction():
+                self.redactions.append(said)
+
+
+class Sync:
+    """Asks for what is new since a token. Keeps no token itself: the caller stores it together with the messages."""
+
+    def __init__(self, wire: Wire, rooms: Rooms) -> None:
+        self._wire = wire
+        self._rooms = rooms
+        self._backfill = Backfill(wire)
+        self._has_full_state = False
+
+    async def step(self, since: str | None, timeout_ms: int) -> SyncBatch:
+        """Wait up to `timeout_ms` for news and return them. A step that raises may be repeated with the same token.
+
+        The process's first step returns at once, with the state of all rooms and all invitations still open.
+        """
+        first = not self._has_full_state
+        answer = await self._ask(_FILTER, since, timeout_ms, full_state=first)
+        rooms = _object(answer.get("rooms"))
+        invites = _object(rooms.get("invite"))
+        if first and since is not None:
+            invites = await self._open_invites()
+        gathered = _Gathered()
+        joined = {room_id: room for room_id, room in _object(rooms.get("join")).items() if isinstance(room, dict)}
+        for room_id, room in joined.items():
+            for event in await self._news(room_id, room, since):
+                gathered.add(self._reader(room_id).read(event))
+        left = tuple(_object(rooms.get("leave")))
+        for room_id in left:
+            self._rooms.leave(room_id)
+        self._has_full_state = True
+        return SyncBatch(
+            next_batch=answer["next_batch"],
+            messages=tuple(gathered.messages),
+            edits=tuple(gathered.edits),
+            redactions=tuple(gathered.redactions),
+            invites=tuple(invite for invite in self._invites(invites) if invite.room_id not in joined),
+            joined=tuple(joined),
+            left=left,
+        )
+
+    async def _open_invites(self) -> dict[str, Any]:
+        """All invitations that are neither accepted nor declined.
+
+        An invitation stands only in the one sync after it came; a bot that crashed then must hear of it again.
+        """
+        # No room has this id, so that only invitations are left. Synapse answers the same question for two minutes with
+        # the same answer, so it is never asked the same.
+        nowhere = f"!{uuid4().hex}:nowhere"
+        only = json.dumps({"presence": _NOTHING, "account_data": _NOTHING, "room": {"rooms": [nowhere]}})
+        answer = await self._ask(only, None, 0, full_state=False)
+        return _object(_object(answer.get("rooms")).get("invite"))
+
+    async def _ask(self, filter_: str, since: str | None, timeout_ms: int, *, full_state: bool) -> dict[str, Any]:
+        query = {"filter": filter_, "timeout": str(timeout_ms)}
+        if since is not None:
+            query["since"] = since
+        if full_state:
+            query["full_state"] = "true"
+        at_once = full_state or since is None
+        timeout_s = AT_ONCE_TIMEOUT_S if at_once else timeout_ms / 1000 + ANSWER_GRACE_S
+        answer = await self._wire.get("sync", query=query, timeout_s=timeout_s)
+        if not isinstance(answer.get("next_batch"), str):
+            raise Unreachable(self._wire.homeserver, "a sync without next_batch")
+        return answer
+
+    async def _news(self, room_id: str, room: dict[str, Any], since: str | None) -> Events:
+        """The room's new events, in order, without those from before the bot was invited."""
+        timeline = _object(room.get("timeline"))
+        events = _events(timeline)
+        state = self._rooms.enter(room_id)
+        self._learn(room_id, state, _events(_object(room.get("state"))) + events)
+        prev_batch = timeline.get("prev_batch")
+        if timeline.get("limited") is True and since is not None and isinstance(prev_batch, str):
+            events = await self._backfill.fill(room_id, events, prev_batch, since)
+        arrival, _ = own_arrival(events, self._wire.user_id)
+        if not arrival:
+            return events
+        log.info("events_before_invitation_passed_over", room=room_id, count=arrival)
+        return events[arrival:]
+
+    def _learn(self, room_id: str, state: RoomState, events: Events) -> None:
+        was_encrypted = state.encrypted
+        for event in events:
+            state.apply(event, self._wire.user_id)
+        if state.encrypted and not was_encrypted:
+            log.warning("room_is_encrypted", room=room_id)
+
+    def _reader(self, room_id: str) -> Reader:
+        return Reader(room_id, self._wire.user_id, self._rooms.enter(room_id).own_name)
+
+    def _invites(self, invites: dict[str, Any]) -> Iterator[Invite]:
+        for room_id, room in invites.items():
+            state, inviter = RoomState(), None
+            for event in _events(_object(_object(room).get("invite_state"))):
+                state.apply(event, self._wire.user_id)
+                inviter = _inviter(event, self._wire.user_id) or inviter
+            if inviter is None:
+                log.warning("invite_passed_over", room=room_id, problem="it does not say who invites")
+                continue
+            yield Invite(room_id, inviter, public=state.public, encrypted=state.encrypted)
+
+
+def _inviter(event: dict[str, Any], user_id: str) -> str | None:
+    if event.get("type") != "m.room.member" or event.get("state_key") != user_id:
+        return None
+    sender = event.get("sender")
+    return sender if isinstance(sender, str) and _object(event.get("content")).get("membership") == "invite" else None
+
+
+def _events(section: dict[str, Any]) -> Events:
+    events = section.get("events")
+    return [event for event in events if isinstance(event, dict)] if isinstance(events, list) else []
+
+
+def _object(value: object) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}

@@ -1,0 +1,164 @@
+"""One request to the homeserver: JSON in, JSON or a `MatrixError` out. The only module that knows HTTP and nio.
+
+Requests go through nio's transport, `AsyncClient.send`, and never through its request methods. Those repeat a 429 by
+themselves without looking at `Retry-After`, drop the HTTP status, and turn a sync in which they trip over one event
+into an error that would come again for ever.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from email.utils import parsedate_to_datetime
+from time import time
+from typing import Any, Final
+from urllib.parse import quote, urlencode
+
+from aiohttp import ClientError, ClientResponse, InvalidURL, NonHttpUrlClientError
+from nio import AsyncClient, AsyncClientConfig  # type: ignore[import-untyped]
+
+from bot.matrix.errors import Forbidden, LoggedOut, MatrixError, NotAHomeserver, RateLimited, Refused, Unreachable
+from bot.matrix.model import Identity
+
+CLIENT_API: Final = "/_matrix/client/v3"
+REQUEST_TIMEOUT_S: Final = 60.0
+DEFAULT_PAUSE_S: Final = 5.0
+LONGEST_PAUSE_S: Final = 900.0
+"""The longest pause that a server, or a proxy before it, can ask for: a slip of theirs must not silence the bot."""
+LONGEST_REASON: Final = 300
+"""Characters of a server's own words that go into an error."""
+
+_LOGGED_OUT: Final = frozenset({"M_UNKNOWN_TOKEN", "M_MISSING_TOKEN", "M_USER_LOCKED", "M_USER_DEACTIVATED"})
+_FINAL_STATUSES: Final = frozenset({400, 403, 413})
+"""What is a refusal even when a proxy answers instead of the homeserver: a repetition would meet it again."""
+
+
+class Wire:
+    """The connection to one homeserver, as one user and, once adopted, as one of that user's devices."""
+
+    def __init__(self, homeserver: str, user_id: str) -> None:
+        self.homeserver = homeserver.rstrip("/")
+        self.user_id = user_id
+        config = AsyncClientConfig(
+            encryption_enabled=False, store=None, store_sync_tokens=False, max_limit_exceeded=0, max_timeouts=0
+        )
+        self._nio = AsyncClient(self.homeserver, user_id, config=config)
+
+    def adopt(self, identity: Identity) -> None:
+        """Make all further requests as this device."""
+        # Set one by one: nio's restore_login() insists on an encryption store.
+        self._nio.user_id = identity.user_id
+        self._nio.device_id = identity.device_id
+        self._nio.access_token = identity.access_token
+
+    async def close(self) -> None:
+        await self._nio.close()
+
+    async def get(
+        self,
+        *path: str,
+        query: Mapping[str, str] | None = None,
+        room: str | None = None,
+        timeout_s: float = REQUEST_TIMEOUT_S,
+    ) -> dict[str, Any]:
+        return await self.request("GET", CLIENT_API + _path(path, query), room=room, timeout_s=timeout_s)
+
+    async def put(self, *path: str, body: Mapping[str, Any], room: str | None = None) -> dict[str, Any]:
+        return await self.request("PUT", CLIENT_API + _path(path), body=body, room=room)
+
+    async def post(self, *path: str, body: Mapping[str, Any], room: str | None = None) -> dict[str, Any]:
+        return await self.request("POST", CLIENT_API + _path(path), body=body, room=room)
+
+    async def request(
+        self,
+        method: str,
+        path: str,
+        *,
+        body: Mapping[str, Any] | None = None,
+        room: str | None = None,
+        timeout_s: float = REQUEST_TIMEOUT_S,
+        as_nobody: bool = False,
+    ) -> dict[str, Any]:
+        """Return the answer's JSON object.
+
+        `room` is the room that the request is about, for the error. `as_nobody` leaves the access token out. Raises
+        `Unreachable`, `RateLimited`, `LoggedOut`, `Forbidden` (only with `room`), `Refused`, and `NotAHomeserver` where
+        the address itself is no URL.
+        """
+        token = "" if as_nobody else self._nio.access_token
+        status, headers, raw = await self._exchange(method, path, body, token, timeout_s)
+        answer = _parse(raw)
+        if 200 <= status < 300 and answer is not None:
+            return answer
+        raise self._error(status, headers, answer, room)
+
+    async def _exchange(
+        self, method: str, path: str, body: Mapping[str, Any] | None, token: str, timeout_s: float
+    ) -> tuple[int, Mapping[str, str], bytes]:
+        headers = {"Content-Type": "application/json"}
+        if token:
+            headers["Authorization"] = f"Bearer {token}"
+        data = None if body is None else json.dumps(body)
+        try:
+            response: ClientResponse = await self._nio.send(method, path, data, headers, timeout=timeout_s)
+            async with response:
+                return response.status, response.headers, await response.read()
+        except (InvalidURL, NonHttpUrlClientError) as error:
+            raise NotAHomeserver(self.homeserver or "(nothing)", "that is no http or https URL") from error
+        except TimeoutError as error:
+            raise Unreachable(self.homeserver, f"no answer within {timeout_s:g} s") from error
+        except (ClientError, OSError) as error:
+            raise Unreachable(self.homeserver, str(error) or type(error).__name__) from error
+
+    def _error(
+        self, status: int, headers: Mapping[str, str], answer: dict[str, Any] | None, room: str | None
+    ) -> MatrixError:
+        fields = answer or {}
+        errcode = _text(fields.get("errcode"))
+        message = " ".join(_text(fields.get("error")).split())[:LONGEST_REASON] or f"HTTP status {status}"
+        if status == 429 or errcode == "M_LIMIT_EXCEEDED":
+            return RateLimited(self.homeserver, _pause(headers.get("Retry-After"), fields.get("retry_after_ms")))
+        if status >= 500 or not (errcode or status in _FINAL_STATUSES):
+            kind = errcode or ("no Matrix error" if status >= 300 else "no JSON object")
+            return Unreachable(self.homeserver, f"HTTP status {status}, {kind}", status)
+        if errcode in _LOGGED_OUT:
+            return LoggedOut(self.user_id, self.homeserver, soft=fields.get("soft_logout") is True)
+        if room is not None and errcode == "M_FORBIDDEN":
+            return Forbidden(room, message)
+        return Refused(self.homeserver, errcode or ("M_TOO_LARGE" if status == 413 else f"HTTP {status}"), message)
+
+
+def _path(parts: tuple[str, ...], query: Mapping[str, str] | None = None) -> str:
+    path = "".join("/" + quote(part, safe="") for part in parts)
+    return path + ("?" + urlencode(query) if query else "")
+
+
+def _parse(raw: bytes) -> dict[str, Any] | None:
+    try:
+        answer = json.loads(raw)
+    except (ValueError, RecursionError):  # no JSON, or JSON nested deeper than any homeserver would accept
+        return None
+    return answer if isinstance(answer, dict) else None
+
+
+def _text(value: object) -> str:
+    return value if isinstance(value, str) else ""
+
+
+def _pause(header: str | None, retry_after_ms: object) -> float:
+    """The pause in seconds: by the header (seconds or a date, RFC 9110 section 10.2.3), else by the body."""
+    pause = _header_pause(header) if header else None
+    if pause is None and isinstance(retry_after_ms, int | float):
+        pause = min(retry_after_ms, LONGEST_PAUSE_S * 1000) / 1000
+    if pause is None or not pause >= 0:  # NaN too
+        return DEFAULT_PAUSE_S
+    return min(pause, LONGEST_PAUSE_S)
+
+
+def _header_pause(header: str) -> float | None:
+    try:
+        if header.strip().isdecimal():
+            return float(header)
+        return max(0.0, parsedate_to_datetime(header).timestamp() - time())
+    except ValueError:
+        return None
