@@ -1,0 +1,35 @@
+"""Everything that the bot says by itself."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from bot.llm import FailureKind
+
+_RETRY: Final = "The pipeline events are kept: write again and I will go on from here."
+
+_BY_FAILURE: Final[dict[FailureKind, str]] = {
+    "unreachable": "I could not reach the language model.",
+    "timeout": "The language model took too long to answer.",
+    "rate_limited": "The language model is receiving too many requests at the moment.",
+    "unauthorised": "The language model refused my key; whoever runs me has to check `llm.api_key`.",
+    "unknown_model": "The configured language model does not exist on its server; whoever runs me has to check "
+    "`llm.model`.",
+    "context_overflow": "This conversation is too long for the language model; whoever runs me has to check "
+    "`llm.context_tokens`.",
+    "refused": "The language model refused to answer this.",
+    "bad_request": "The language model did not accept my request; my log says more.",
+    "server_error": "The language model had an internal error.",
+    "empty_reply": "The language model gave an empty answer.",
+}
+
+UNEXPECTED: Final = f"Something went wrong inside of me while I was answering; my log says more. {_RETRY}"
+POISONED: Final = (
+    "I was interrupted three times while answering this, so I stopped trying. "
+    "The pipeline events are kept: write again, perhaps in other words."
+)
+
+
+def failure_notice(kind: FailureKind) -> str:
+    """Say that no answer came, why, and what a person can do."""
+    return f"{_BY_FAILURE[kind]} {_RETRY}"

@@ -1,0 +1,204 @@
+"""One turn, from a waiting message to a reply in the outbox: the product on a page.
+
+    waiting messages -> begin (unseen events + marks + what was said, one commit) -> model -> complete (reply +
+    deliveries + settled messages, one commit) -> outbox
+
+The model is asked between the two commits. Whatever dies in between, the turn is begun again with the same bytes; its
+attempts are counted, so that a message which kills the service does so three times at most.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Final, Literal, Protocol
+
+import structlog
+
+from bot import prompt, texts
+from bot.llm import Model, ModelFailed
+from bot.matrix import DELIVERY_ID_FIELD, reply_contents
+from bot.policy import Details, NextTurn, next_turn
+from bot.typing_notice import Typing, typing_notice
+from crdt import (
+    SINGLE_SLED,
+    CrdtError,
+    Delivery,
+    LlmSessionView,
+    Message,
+    RecordedEvent,
+    TranscriptEntry,
+    Turn,
+    TurnOpen,
+)
+
+log = structlog.get_logger(__name__)
+
+MAX_ATTEMPTS: Final = 3
+"""Deaths in one turn after which it ends with a notice."""
+
+Keep = Callable[[RecordedEvent], bool]
+
+
+class TurnStore(Protocol):
+    """What a turn needs of the store."""
+
+    async def waiting(self, session_id: str) -> list[Message]: ...
+    async def read_llm_session(self, session_id: str) -> LlmSessionView | None: ...
+    async def write_llm_session(self, session_id: str, persona_name: str, scope: str) -> None: ...
+    async def read_transcript(self, session_id: str) -> list[TranscriptEntry]: ...
+    async def roll_session(self, session_id: str, keep_entries: int) -> None: ...
+    async def begin_turn(
+        self,
+        session_id: str,
+        key: str,
+        text: str,
+        context: Sequence[Message] = (),
+        covers: Sequence[str] = (),
+        max_lines: int = 200,
+        keep: Keep | None = None,
+    ) -> Turn: ...
+    async def complete_turn(
+        self, turn: Turn, reply: str, deliveries: Sequence[Delivery] = (), failed: bool = False
+    ) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class RoomSettings:
+    """What the operator configured for a room: who the model is there at first, and which events it is given."""
+
+    persona_name: str = "default"
+    keep: Keep | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Turns:
+    """Answers what waits in a room. `personas` maps names to instructions, `rooms` room ids to their settings."""
+
+    store: TurnStore
+    model: Model
+    typing: Typing
+    on_queued: Callable[[], None]
+    reached: Callable[[str], Awaitable[None]]
+    personas: Mapping[str, str]
+    rooms: Mapping[str, RoomSettings] = field(default_factory=dict)
+    context_tokens: int = 8192
+
+    async def answer_room(self, session_id: str) -> None:
+        """Take one turn after the other until nothing in the room waits for an answer."""
+        while chosen := next_turn(await self.store.waiting(session_id)):
+            with structlog.contextvars.bound_contextvars(session=session_id, turn=chosen.key):
+                try:
+                    await self._take(session_id, chosen)
+                except CrdtError:
+                    raise
+                except Exception:  # the room gets a notice, and its next message is answered
+                    log.exception("turn_broke")
+                    await self._give_up(session_id, chosen)
+
+    async def _take(self, session_id: str, chosen: NextTurn) -> None:
+        session = await self._session(session_id)
+        await self._make_room(session_id)
+        turn = await self._begin(session, chosen)
+        if turn.reply is not None:
+            return
+        if turn.attempt > MAX_ATTEMPTS:
+            log.error("turn_poisoned", attempts=turn.attempt - 1)
+            await self._complete(turn, chosen, texts.POISONED, failed=True)
+            return
+        async with typing_notice(self.typing, session_id):
+            reply, failed = await self._ask(session, turn)
+        await self.reached("model")
+        await self._complete(turn, chosen, reply, failed=failed)
+
+    async def _session(self, session_id: str) -> LlmSessionView:
+        """Read the room's session; a new one gets the persona that the config gives the room."""
+        session = await self.store.read_llm_session(session_id)
+        if session is None or not session.persona_name:
+            persona_name = self._settings(session_id).persona_name
+            await self.store.write_llm_session(session_id, persona_name=persona_name, scope=SINGLE_SLED)
+            session = await self.store.read_llm_session(session_id)
+        assert session is not None
+        return session
+
+    def _settings(self, session_id: str) -> RoomSettings:
+        return self.rooms.get(session_id, RoomSettings())
+
+    async def _make_room(self, session_id: str) -> None:
+        """Roll the transcript to its newest half once it has outgrown the model's context."""
+        transcript = await self.store.read_transcript(session_id)
+        keep_entries = prompt.kept_entries(transcript, self.context_tokens)
+        if keep_entries is not None:
+            try:
+                await self.store.roll_session(session_id, keep_entries)
+            except TurnOpen:
+                log.debug("roll_postponed")
+
+    async def _begin(self, session: LlmSessionView, chosen: NextTurn) -> Turn:
+        return await self.store.begin_turn(
+            session.session_id,
+            chosen.key,
+            "\n".join(prompt.said(message.sender, message.text) for message in chosen.said),
+            context=[replace(each, text=prompt.said(each.sender, each.text)) for each in chosen.context],
+            covers=[message.key for message in chosen.said if message.key != chosen.key],
+            max_lines=prompt.line_budget(self.context_tokens),
+            keep=self._settings(session.session_id).keep,
+        )
+
+    async def _ask(self, session: LlmSessionView, turn: Turn) -> tuple[str, bool]:
+        """Ask the model; a failure becomes the notice that stands in for the reply."""
+        instructions = self._instructions(session)
+        transcript = await self.store.read_transcript(turn.session_id)
+        budget_tokens = prompt.prompt_budget(self.context_tokens)
+        try:
+            try:
+                return await self._reply(instructions, transcript, budget_tokens), False
+            except ModelFailed as error:
+                if error.kind != "context_overflow":
+                    raise
+                log.warning("context_overflow", budget_tokens=budget_tokens)
+                return await self._reply(instructions, transcript, budget_tokens // 2), False
+        except ModelFailed as error:
+            log.warning("model_failed", kind=error.kind, detail=error.detail)
+            return texts.failure_notice(error.kind), True
+
+    async def _reply(self, instructions: str, transcript: Sequence[TranscriptEntry], budget_tokens: int) -> str:
+        messages = prompt.model_messages(instructions, transcript, budget_tokens=budget_tokens)
+        reply = await self.model.reply(messages)
+        log.info("model_replied", input_tokens=reply.input_tokens, output_tokens=reply.output_tokens)
+        return reply.text
+
+    def _instructions(self, session: LlmSessionView) -> str:
+        instructions = self.personas.get(session.persona_name)
+        if instructions is None:
+            log.warning("persona_unknown", persona=session.persona_name)
+        return instructions or self.personas.get("default", "")
+
+    async def _give_up(self, session_id: str, chosen: NextTurn) -> None:
+        turn = await self._begin(await self._session(session_id), chosen)
+        if turn.reply is None:
+            await self._complete(turn, chosen, texts.UNEXPECTED, failed=True)
+
+    async def _complete(self, turn: Turn, chosen: NextTurn, reply: str, *, failed: bool) -> None:
+        trigger = chosen.newest
+        contents = reply_contents(
+            reply,
+            reply_to=trigger.key,
+            asker=trigger.sender,
+            thread_root=Details.load(trigger.details).thread_root,
+            msgtype=_NOTICE if failed else _TEXT,
+        )
+        deliveries = [_delivery(turn, part, content) for part, content in enumerate(contents)]
+        await self.store.complete_turn(turn, reply, deliveries, failed)
+        self.on_queued()
+
+
+_TEXT: Final[Literal["m.text"]] = "m.text"
+_NOTICE: Final[Literal["m.notice"]] = "m.notice"
+
+
+def _delivery(turn: Turn, part: int, content: Mapping[str, object]) -> Delivery:
+    delivery_id = f"musher-{hashlib.sha256(f'{turn.session_id} {turn.key}'.encode()).hexdigest()[:32]}-{part}"
+    return Delivery(delivery_id, turn.session_id, json.dumps({**content, DELIVERY_ID_FIELD: delivery_id}))

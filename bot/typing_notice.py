@@ -1,0 +1,50 @@
+"""Shows in the room that the model is at work, once that has lasted long enough to be worth saying."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from typing import Final
+
+import structlog
+
+from bot.matrix import MatrixError
+
+log = structlog.get_logger(__name__)
+
+SHOW_AFTER_S: Final = 0.3
+SHOWN_FOR_MS: Final = 30_000
+REFRESH_AFTER_S: Final = 25.0
+
+Typing = Callable[[str, bool, int], Awaitable[None]]
+"""Switch the room's typing notice on or off, for that many milliseconds."""
+
+
+@asynccontextmanager
+async def typing_notice(switch: Typing, room_id: str) -> AsyncIterator[None]:
+    """Show that the bot is typing while the block runs, from 300 ms on. A notice that can't be sent is not missed."""
+    showing = asyncio.create_task(_show(switch, room_id), name=f"typing {room_id}")
+    try:
+        yield
+    finally:
+        showing.cancel()
+        with suppress(asyncio.CancelledError):
+            await showing
+
+
+async def _show(switch: Typing, room_id: str) -> None:
+    await asyncio.sleep(SHOW_AFTER_S)
+    try:
+        while True:
+            await _switch(switch, room_id, on=True)
+            await asyncio.sleep(REFRESH_AFTER_S)
+    finally:
+        await asyncio.shield(_switch(switch, room_id, on=False))
+
+
+async def _switch(switch: Typing, room_id: str, *, on: bool) -> None:
+    try:
+        await switch(room_id, on, SHOWN_FOR_MS)
+    except MatrixError as error:
+        log.debug("typing_notice_failed", session=room_id, reason=type(error).__name__)
