@@ -5,7 +5,6 @@
 
 from bot.config.load import load_config, load_store_config
 from bot.config.sections import (
-    DEFAULT_INSTRUCTIONS,
     AdminConfig,
     Config,
     IngestConfig,
@@ -22,7 +21,6 @@ from bot.config.sections import (
 from bot.errors import ConfigError
 
 __all__ = [
-    "DEFAULT_INSTRUCTIONS",
     "AdminConfig",
     "Config",
     "ConfigError",

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel, ValidationError
 
-from bot.config import DEFAULT_INSTRUCTIONS, Config, load_config, load_store_config
+from bot.config import Config, load_config, load_store_config
 from bot.config.schema import is_list, is_named_tables, keys_of, table_of
 from bot.errors import ConfigError
 from tests.bot.config.minimal import MINIMAL, insert, load, only_problem, problems
@@ -24,11 +24,7 @@ def test_a_minimal_file_gives_all_defaults(tmp_path: Path) -> None:
     assert config.matrix.password is not None
     assert config.matrix.password.get_secret_value() == "hunter2"
     assert config.matrix.answer_backlog == timedelta(hours=24)
-    assert (config.matrix.device_name, config.matrix.respond_to, config.matrix.max_parallel_rooms) == (
-        "Musher",
-        "all",
-        8,
-    )
+    assert (config.matrix.respond_to, config.matrix.max_parallel_rooms) == ("all", 8)
     assert config.store.path == Path("data/musher.db")
     assert (config.store.segment_events, config.store.retention_events, config.store.retention_days) == (
         10_000,
@@ -36,7 +32,7 @@ def test_a_minimal_file_gives_all_defaults(tmp_path: Path) -> None:
         90,
     )
     assert (config.llm.timeout, config.llm.max_reply_tokens) == (timedelta(seconds=120), 1024)
-    assert config.personas["default"].instructions == DEFAULT_INSTRUCTIONS
+    assert config.personas == {}
     assert (config.ingest.port, config.admin.port, config.log.format) == (8080, 9090, "json")
 
 

@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pytest
 
-from bot.config import DEFAULT_INSTRUCTIONS
 from tests.bot.config.minimal import MATRIX, MINIMAL, insert, load, only_problem, problems
 
 SIGN_IN = "password = 'hunter2'"
@@ -85,7 +84,3 @@ def test_a_source_that_could_not_work_is_refused(tmp_path: Path, text: str, said
 def test_gitlab_secrets_of_one_kind_are_fine(tmp_path: Path) -> None:
     config = load(tmp_path, MINIMAL + source("gitlab", '["whsec_aGk=", "whsec_aG8="]') + source("bearer", '["s"]', "b"))
     assert [each.name for each in config.ingest.sources] == ["hook", "b"]
-
-
-def test_the_built_in_instructions_never_open_the_frame() -> None:
-    assert "<" not in DEFAULT_INSTRUCTIONS

@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 from bot.demo.homeserver import Homeserver, HomeserverFailed
+from bot.demo.person import Refused
 from tests.conftest import PersonMaker
-from tests.servers.synapse import PASSWORD, Person, Refused, replies_to
+from tests.servers.synapse import PASSWORD, Person, replies_to
 
 REPOSITORY = Path(__file__).parents[3]
 OWNER = """
