@@ -122,17 +122,17 @@ class SynapseFolder:
             ) from error
 
     def write_identity(self, identity: Identity) -> None:
-        _write(self.path / "identity.json", json.dumps(asdict(identity), indent=2))
+        write_private(self.path / "identity.json", json.dumps(asdict(identity), indent=2))
 
     def write_config(self, identity: Identity, host: str, in_memory: bool) -> None:
         """Write all that Synapse reads at its start: two config files, and a signing key if there is none yet."""
         key = self.path / "signing.key"
         if not key.exists():
             seed = base64.b64encode(secrets.token_bytes(32)).decode().rstrip("=")
-            _write(key, f"ed25519 a_musher {seed}\n")
+            write_private(key, f"ed25519 a_musher {seed}\n")
         # JSON is YAML.
-        _write(self.path / "log.yaml", json.dumps(_LOGGING, indent=2))
-        _write(self.config_file, json.dumps(self._synapse_config(identity, host, in_memory), indent=2))
+        write_private(self.path / "log.yaml", json.dumps(_LOGGING, indent=2))
+        write_private(self.config_file, json.dumps(self._synapse_config(identity, host, in_memory), indent=2))
 
     def _synapse_config(self, identity: Identity, host: str, in_memory: bool) -> dict[str, Any]:
         database = ":memory:" if in_memory else str(self.path / "homeserver.db")
@@ -178,7 +178,7 @@ def _private(path: str, flags: int) -> int:
     return os.open(path, flags, 0o600)
 
 
-def _write(path: Path, text: str) -> None:
+def write_private(path: Path, text: str) -> None:
     """Replace `path` whole, or not at all."""
     new = path.with_name(path.name + ".new")
     with open(new, "w", opener=_private) as file:

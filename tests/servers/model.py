@@ -113,9 +113,7 @@ class ScriptedModel:
     async def start(self) -> None:
         """Listen; after a `stop`, on the same port."""
         app = web.Application(middlewares=[self._authenticate], client_max_size=64 * 1024 * 1024)
-        app.router.add_get("/v1/models", self._list_models)
-        app.router.add_get("/v1/models/{name:.+}", self._show_model)
-        app.router.add_post("/v1/chat/completions", self._chat)
+        self._route(app.router)
         # A client that gives up, or the end of the test, is to end also a request that hangs.
         self._runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.1, access_log=None)
         await self._runner.setup()
@@ -136,38 +134,49 @@ class ScriptedModel:
     async def __aexit__(self, *_: object) -> None:
         await self.stop()
 
+    def _route(self, router: web.UrlDispatcher) -> None:
+        router.add_get("/v1/models", self._list_models)
+        router.add_get("/v1/models/{name:.+}", self._show_model)
+        router.add_post("/v1/chat/completions", self._chat)
+
     @web.middleware
     async def _authenticate(self, request: web.Request, handler: Any) -> web.StreamResponse:
-        if self.api_key is not None and request.headers.get("Authorization") != f"Bearer {self.api_key}":
-            return _error(Status(401, "Incorrect API key provided.", "invalid_api_key"))
+        if self.api_key is not None and self._key_of(request) != self.api_key:
+            return self._error(Status(401, "Incorrect API key provided.", "invalid_api_key"))
         response: web.StreamResponse = await handler(request)
         return response
 
+    def _key_of(self, request: web.Request) -> str:
+        return request.headers.get("Authorization", "").removeprefix("Bearer ")
+
     async def _list_models(self, _: web.Request) -> web.Response:
-        return web.json_response({"object": "list", "data": [_model(name) for name in self.models]})
+        return web.json_response({"object": "list", "data": [self._model(name) for name in self.models]})
 
     async def _show_model(self, request: web.Request) -> web.Response:
         name = request.match_info["name"]
-        return web.json_response(_model(name)) if name in self.models else _no_such_model(name)
+        return web.json_response(self._model(name)) if name in self.models else self._no_such_model(name)
+
+    def _model(self, name: str) -> dict[str, Any]:
+        return {"id": name, "object": "model", "created": 0, "owned_by": "tests"}
 
     async def _chat(self, http: web.Request) -> web.StreamResponse:
         try:
             body = json.loads(await http.read())
             asked, _ = body["model"], body["messages"]
         except (ValueError, TypeError, KeyError) as error:
-            return _error(Status(400, f"We could not parse the JSON body of your request: {error!r}"))
+            return self._error(Status(400, f"We could not parse the JSON body of your request: {error!r}"))
         request = ModelRequest(len(self.requests) + 1, body, http.headers.copy())
         async with self._arrived:
             self.requests.append(request)
             self._arrived.notify_all()
         if asked not in self.models:
-            return _no_such_model(asked)
+            return self._no_such_model(asked)
         return await self._behave(self._script.popleft() if self._script else Reply(), request, http)
 
     async def _behave(self, behaviour: Behaviour, request: ModelRequest, http: web.Request) -> web.StreamResponse:
         match behaviour:
             case Status():
-                return _error(behaviour)
+                return self._error(behaviour)
             case Cut():
                 if request.body.get("stream") and behaviour.words:
                     words = _words(behaviour.text)[: behaviour.words]
@@ -188,6 +197,17 @@ class ScriptedModel:
         message = {"role": "assistant", "content": text, "refusal": None}
         choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": reply.finish_reason}
         return web.json_response(_envelope(request) | {"choices": [choice], "usage": _usage(request, text)})
+
+    def _no_such_model(self, name: str) -> web.Response:
+        words = f"The model `{name}` does not exist or you do not have access to it."
+        return self._error(Status(404, words, "model_not_found"))
+
+    def _error(self, refusal: Status) -> web.Response:
+        kind = {401: "authentication_error", 429: "rate_limit_error"}.get(
+            refusal.status, "server_error" if refusal.status >= 500 else "invalid_request_error"
+        )
+        body = {"error": {"message": refusal.message, "type": kind, "param": None, "code": refusal.code}}
+        return web.json_response(body, status=refusal.status, headers=retry_header(refusal))
 
 
 def text_of(message: Mapping[str, Any]) -> str:
@@ -251,18 +271,6 @@ def _usage(request: ModelRequest, reply: str) -> dict[str, int]:
     return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
 
 
-def _model(name: str) -> dict[str, Any]:
-    return {"id": name, "object": "model", "created": 0, "owned_by": "tests"}
-
-
-def _no_such_model(name: str) -> web.Response:
-    return _error(Status(404, f"The model `{name}` does not exist or you do not have access to it.", "model_not_found"))
-
-
-def _error(refusal: Status) -> web.Response:
-    kind = {401: "authentication_error", 429: "rate_limit_error"}.get(
-        refusal.status, "server_error" if refusal.status >= 500 else "invalid_request_error"
-    )
-    headers = {} if refusal.retry_after is None else {"Retry-After": str(refusal.retry_after)}
-    body = {"error": {"message": refusal.message, "type": kind, "param": None, "code": refusal.code}}
-    return web.json_response(body, status=refusal.status, headers=headers)
+def retry_header(refusal: Status) -> dict[str, str]:
+    """The `Retry-After` that a refusal is sent with, if any."""
+    return {} if refusal.retry_after is None else {"Retry-After": str(refusal.retry_after)}

@@ -6,45 +6,27 @@ They share no code with the bot's Matrix library, so what they see is what any o
 from __future__ import annotations
 
 import asyncio
-import json
 import uuid
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Self, TypeVar
-from urllib.parse import quote
 
 import aiohttp
-from yarl import URL
 
-from bot.demo.homeserver import Credentials, Homeserver
+from bot.demo import person
+from bot.demo.homeserver import Homeserver
+from bot.demo.person import LONG_POLL_S
 
 T = TypeVar("T")
 RoomEvent = dict[str, Any]
 """A Matrix event as the homeserver gives it to clients."""
 PATIENCE = 20.0
 """Seconds to wait for something that should happen, before the test fails."""
-LONG_POLL = 5.0
 PASSWORD = "correct horse battery staple"
 
 
-class Refused(Exception):
-    """The homeserver answered with an error."""
-
-    def __init__(self, status: int, errcode: str, problem: str) -> None:
-        self.status = status
-        self.errcode = errcode
-        super().__init__(f"{status} {errcode}: {problem}")
-
-
-class Person:
-    """A user of the homeserver, logged in on a device of their own."""
-
-    def __init__(self, url: str, credentials: Credentials, http: aiohttp.ClientSession) -> None:
-        self.url = url
-        self.user_id = credentials.user_id
-        self.device_id = credentials.device_id
-        self.access_token = credentials.access_token
-        self._http = http
+class Person(person.Person):
+    """A user of the homeserver who can do and wait for whatever a test needs."""
 
     @classmethod
     @asynccontextmanager
@@ -55,24 +37,7 @@ class Person:
         async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=60)) as http:
             yield cls(homeserver.url, credentials, http)
 
-    async def request(self, method: str, *path: str, body: object = None, **query: str | int) -> Any:
-        """Call `/_matrix/client/v3/<path…>`; the parts of the path are quoted here. Raises `Refused`."""
-        url = f"{self.url}/_matrix/client/v3/" + "/".join(quote(part, safe="") for part in path)
-        headers = {"Authorization": f"Bearer {self.access_token}"}
-        async with self._http.request(
-            method, URL(url, encoded=True), json=body, params={k: str(v) for k, v in query.items()}, headers=headers
-        ) as response:
-            answer = await response.json()
-        if response.status >= 400:
-            raise Refused(response.status, answer.get("errcode", "?"), answer.get("error", "?"))
-        return answer
-
     # Rooms
-
-    async def create_room(self, invite: Sequence[str] = (), **options: object) -> str:
-        """Make a private room (`options` as in the specification's createRoom) and return its id."""
-        body = {"preset": "private_chat", "invite": list(invite)} | options
-        return str((await self.request("POST", "createRoom", body=body))["room_id"])
 
     async def create_encrypted_room(self, invite: Sequence[str] = (), **options: object) -> str:
         encryption = {
@@ -82,17 +47,11 @@ class Person:
         }
         return await self.create_room(invite, initial_state=[encryption], **options)
 
-    async def invite(self, room: str, user_id: str) -> None:
-        await self.request("POST", "rooms", room, "invite", body={"user_id": user_id})
-
     async def kick(self, room: str, user_id: str) -> None:
         await self.request("POST", "rooms", room, "kick", body={"user_id": user_id})
 
     async def ban(self, room: str, user_id: str) -> None:
         await self.request("POST", "rooms", room, "ban", body={"user_id": user_id})
-
-    async def join(self, room: str) -> None:
-        await self.request("POST", "join", room, body={})
 
     async def leave(self, room: str) -> None:
         await self.request("POST", "rooms", room, "leave", body={})
@@ -118,15 +77,6 @@ class Person:
         await self.set_state(room, "m.room.power_levels", content | levels)
 
     # Saying things
-
-    async def send(self, room: str, kind: str, content: dict[str, Any]) -> str:
-        """Send any kind of event and return its id."""
-        answer = await self.request("PUT", "rooms", room, "send", kind, uuid.uuid4().hex, body=content)
-        return str(answer["event_id"])
-
-    async def say(self, room: str, text: str, **extra: object) -> str:
-        """Send a text message, with `extra` in its content, and return its event id."""
-        return await self.send(room, "m.room.message", {"msgtype": "m.text", "body": text} | extra)
 
     async def edit(self, room: str, event_id: str, text: str) -> str:
         return await self.say(
@@ -183,7 +133,7 @@ class Person:
         try:
             async with asyncio.timeout(timeout):
                 while True:
-                    _, since = await self._sync(room, since)
+                    _, since = await self.sync(room, since)
                     events = await self.messages(room)
                     if found := condition(events):
                         return found
@@ -229,7 +179,7 @@ class Person:
         typists: list[str] = []
         async with asyncio.timeout(timeout):
             while True:
-                update, since = await self._sync(room, since)
+                update, since = await self.sync(room, since)
                 for notice in update.get("ephemeral", {}).get("events", ()):
                     if notice["type"] == "m.typing":
                         typists = notice["content"]["user_ids"]
@@ -245,18 +195,6 @@ class Person:
                 if room in answer.get("rooms", {}).get("invite", {}):
                     return
                 query["since"] = answer["next_batch"]
-
-    async def _sync(self, room: str, since: str | None) -> tuple[dict[str, Any], str]:
-        """What /sync says of one room this person is in, and the token for the next call.
-
-        Without a token it answers at once, with one when there is something new, or after `LONG_POLL`.
-        """
-        only = {"rooms": [room], "timeline": {"limit": 1}, "state": {"lazy_load_members": True}}
-        query: dict[str, str | int] = {"filter": json.dumps({"room": only, "presence": {"not_types": ["*"]}})}
-        if since is not None:
-            query["since"] = since
-        answer = await self.request("GET", "sync", timeout=_long_poll(query), **query)
-        return answer.get("rooms", {}).get("join", {}).get(room, {}), str(answer["next_batch"])
 
 
 def replaces(event: RoomEvent) -> str | None:
@@ -285,4 +223,4 @@ def _is_message_of(event: RoomEvent, sender: str) -> bool:
 
 def _long_poll(query: dict[str, str | int]) -> int:
     """Milliseconds that the homeserver may hold a /sync back; the first one is to answer at once."""
-    return int(LONG_POLL * 1000) if "since" in query else 0
+    return int(LONG_POLL_S * 1000) if "since" in query else 0
