@@ -1,8 +1,9 @@
 """Works the outbox: sends what was committed, in each room's order, until the homeserver has it.
 
 A send that fails in passing is repeated with the same transaction id, so the homeserver stores it once. Homeservers
-forget transaction ids (Synapse after 24 h) and never know another device's: a delivery in doubt since long, or from
-before a new login, is first looked for among our own messages in the room.
+forget transaction ids (Synapse after 24 h, and with the login that is ended, even if the next one has the same device
+id): a delivery in doubt since long, or since before the present login, is first looked for among our own messages in
+the room.
 """
 
 from __future__ import annotations
@@ -11,13 +12,14 @@ import asyncio
 import json
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from typing import Any, Final, Protocol
 
 import structlog
 
 from bot.matrix import LoggedOut, MatrixError, RateLimited, Unreachable
 from bot.pace import Pace
-from crdt import Delivery
+from crdt import Delivery, StoreUnavailable
 
 log = structlog.get_logger(__name__)
 
@@ -43,7 +45,7 @@ class Sender(Protocol):
 
 
 class Deliveries:
-    """Sends deliveries as they become due."""
+    """Sends deliveries as they become due. `logged_in_at` tells when the present login was made, in Unix seconds."""
 
     def __init__(
         self,
@@ -52,57 +54,87 @@ class Deliveries:
         pace: Pace,
         reached: Callable[[str], Awaitable[None]],
         *,
-        device_is_new: bool = False,
+        logged_in_at: Callable[[], float] = lambda: 0.0,
     ) -> None:
         self._outbox = outbox
         self._sender = sender
         self._pace = pace
         self._reached = reached
-        self._device_is_new = device_is_new
+        self._logged_in_at = logged_in_at
         self._woken = asyncio.Event()
         self._slots = asyncio.Semaphore(MAX_PARALLEL_SENDS)
+        self._sending: set[str] = set()
 
     def wake(self) -> None:
         """There is something new in the outbox."""
         self._woken.set()
 
     async def run(self) -> None:
-        """Send for as long as the service lives."""
-        while True:
-            self._woken.clear()
-            if not await self.send_due():
+        """Send for as long as the service lives: one delivery of a room at a time, the rooms beside each other."""
+        async with asyncio.TaskGroup() as sends:
+            while True:
+                self._woken.clear()
+                # Of a room that is busy as the outbox is read, the delivery just sent may still stand in it; the end
+                # of that send has it read again.
+                busy = frozenset(self._sending)
+                for delivery in await self._due():
+                    if delivery.session_id not in busy:
+                        self._sending.add(delivery.session_id)
+                        send = sends.create_task(self._send(delivery), name=f"send {delivery.delivery_id}")
+                        send.add_done_callback(partial(self._done, delivery.session_id))
                 await self._woken.wait()
 
+    def _done(self, session_id: str, _send: asyncio.Task[None]) -> None:
+        self._sending.discard(session_id)
+        self.wake()
+
     async def send_due(self) -> int:
-        """Try each room's oldest unsent delivery once; returns how many there were."""
-        due = await self._outbox.due_deliveries()
+        """Try each room's oldest unsent delivery once; returns how many there were. Not beside `run`."""
+        due = await self._due()
         async with asyncio.TaskGroup() as sends:
             for delivery in due:
                 sends.create_task(self._send(delivery))
         return len(due)
 
+    async def _due(self) -> list[Delivery]:
+        while True:
+            try:
+                return await self._outbox.due_deliveries()
+            except StoreUnavailable as error:
+                await self._postpone(error)
+
+    async def _postpone(self, error: StoreUnavailable) -> None:
+        log.error("delivery_postponed", reason=str(error))
+        self._pace.failed(error)
+        await self._pace.ready()
+
     async def _send(self, delivery: Delivery) -> None:
         async with self._slots:
             await self._pace.ready()
             try:
-                event_id = await self._find(delivery) or await self._attempt(delivery)
-            except (Unreachable, RateLimited, LoggedOut) as error:
-                self._pace.failed(error)
-                return
-            except MatrixError as error:
-                log.warning("delivery_refused", session=delivery.session_id, reason=str(error))
-                await self._outbox.delivery_dropped(delivery.delivery_id, type(error).__name__)
-                return
-            self._pace.worked()
-            await self._reached("sent")
-            await self._outbox.delivery_sent(delivery.delivery_id, event_id)
-            log.info("delivered", session=delivery.session_id, delivery=delivery.delivery_id, event_id=event_id)
+                await self._send_now(delivery)
+            except StoreUnavailable as error:
+                await self._postpone(error)
+
+    async def _send_now(self, delivery: Delivery) -> None:
+        try:
+            event_id = await self._find(delivery) or await self._attempt(delivery)
+        except (Unreachable, RateLimited, LoggedOut) as error:
+            self._pace.failed(error)
+            return
+        except MatrixError as error:
+            log.warning("delivery_refused", session=delivery.session_id, reason=str(error))
+            await self._outbox.delivery_dropped(delivery.delivery_id, type(error).__name__)
+            return
+        self._pace.worked()
+        await self._reached("sent")
+        await self._outbox.delivery_sent(delivery.delivery_id, event_id)
+        log.info("delivered", session=delivery.session_id, delivery=delivery.delivery_id, event_id=event_id)
 
     async def _find(self, delivery: Delivery) -> str | None:
         """Look for a delivery that may have arrived although its transaction id can't show it any more."""
-        if delivery.first_attempt_at is None:
-            return None
-        if not self._device_is_new and time.time() - delivery.first_attempt_at < TRANSACTION_ID_TRUSTED_S:
+        since = delivery.first_attempt_at
+        if since is None or since > max(time.time() - TRANSACTION_ID_TRUSTED_S, self._logged_in_at()):
             return None
         return await self._sender.find_own(delivery.session_id, delivery.delivery_id)
 

@@ -7,6 +7,7 @@ the same token: nothing is lost, and known messages are skipped.
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, Protocol
 
@@ -32,6 +33,9 @@ log = structlog.get_logger(__name__)
 LONG_POLL_MS: Final = 30_000
 STALE_AFTER_S: Final = 90.0
 """Three long polls without an answer."""
+INVITE_POLL_MS: Final = 4_000
+"""How long a sync waits for news while an invitation is still to be answered."""
+INVITE_TRIES: Final = 20
 
 
 class Inbox(Protocol):
@@ -78,6 +82,8 @@ class Intake:
         self._rules = rules
         self._wake = wake
         self._log_in_again = log_in_again
+        self._invites: dict[str, Invite] = {}
+        self._invite_tries: Counter[str] = Counter()
 
     async def run(self, since: str | None) -> None:
         """Sync for as long as the service lives, beginning at the token `since`.
@@ -98,19 +104,21 @@ class Intake:
             except StoreUnavailable as error:
                 self._health.failing("sync", type(error).__name__)
                 log.error("sync_not_stored", reason=str(error))
-                self._pace.failed(Unreachable("the database", str(error)))
+                self._pace.failed(error)
 
     async def _try_to_log_in(self) -> None:
         try:
             await self._log_in_again()
         except (Unreachable, RateLimited) as error:
             self._pace.failed(error)
+        except StoreUnavailable as error:  # the login stands, only the next start will not know it
+            log.error("login_not_stored", reason=str(error))
 
     async def _step(self, since: str | None) -> str:
-        batch = await self._source.sync(since, LONG_POLL_MS if since is not None else 0)
+        batch = await self._source.sync(since, self._poll_ms(since))
         self._pace.worked()
-        for invite in batch.invites:
-            await self._answer_invite(invite)
+        # Kept here until they are answered: none stands in a second sync.
+        self._invites.update((invite.room_id, invite) for invite in batch.invites)
         admitted = await self._inbox.admit(
             self._wanted(batch),
             batch.next_batch,
@@ -118,11 +126,18 @@ class Intake:
             redactions=[redaction.event_id for redaction in batch.redactions],
         )
         self._health.ok("sync")
-        for room_id in batch.left:
-            await self._settle_left(room_id)
         for session_id in {message.session_id for message in admitted if not message.context}:
             self._wake(session_id)
+        for room_id in batch.left:
+            self._invites.pop(room_id, None)
+            await self._settle_left(room_id)
+        await self._answer_invites()
         return batch.next_batch
+
+    def _poll_ms(self, since: str | None) -> int:
+        if since is None:
+            return 0
+        return INVITE_POLL_MS if self._invites else LONG_POLL_MS
 
     def _wanted(self, batch: SyncBatch) -> list[Message]:
         now_ms = time.time_ns() // 1_000_000
@@ -151,8 +166,26 @@ class Intake:
                 )
         return wanted
 
+    async def _answer_invites(self) -> None:
+        """Answer what is open. A fault leaves an invitation for the next step, which goes on with the next token.
+
+        Rooms of a server that is gone can be invited to as well: they must hold up nobody's messages.
+        """
+        for invite in list(self._invites.values()):
+            try:
+                await self._answer_invite(invite)
+            except (Unreachable, RateLimited) as error:
+                log.warning("invite_postponed", session=invite.room_id, reason=str(error))
+                self._pace.failed(error)
+                self._invite_tries[invite.room_id] += 1
+                if self._invite_tries[invite.room_id] < INVITE_TRIES:
+                    continue
+                log.error("invite_given_up", session=invite.room_id, tries=INVITE_TRIES, advice="invite the bot again")
+            del self._invites[invite.room_id]
+            del self._invite_tries[invite.room_id]
+
     async def _answer_invite(self, invite: Invite) -> None:
-        """Join where an allowed person invites; decline elsewhere. Only a fault is tried again."""
+        """Join where an allowed person invites; decline elsewhere."""
         try:
             if not self._rules.allows(invite.inviter):
                 await self._decline(invite, "the inviter is not allowed")
@@ -176,9 +209,10 @@ class Intake:
         await self._source.leave(invite.room_id)
 
     async def _settle_left(self, room_id: str) -> None:
-        waiting = await self._inbox.waiting(room_id)
-        if waiting:
-            await self._inbox.settle([message.key for message in waiting], "room gone")
+        """Settle what waits. A turn that was begun goes to its end: left open, its session could never roll again."""
+        keys = [message.key for message in await self._inbox.waiting(room_id) if message.turn_key is None]
+        if keys:
+            await self._inbox.settle(keys, "room gone")
 
 
 def _log_decision(decision: Decision, room_id: str, event_id: str) -> None:

@@ -16,11 +16,11 @@ log = structlog.get_logger(__name__)
 class Lanes:
     """Runs `work(session_id)` for rooms that were woken: never twice at once for one room, `parallel` rooms at most.
 
-    `work` returns when the room has nothing left to do. An exception that comes out of it ends that room's work until
-    the room is woken again; other rooms don't notice.
+    `work` does one piece of work and tells whether there may be more; rooms that wait get their turn in between. An
+    exception that comes out of it ends that room's work until the room is woken again; other rooms don't notice.
     """
 
-    def __init__(self, work: Callable[[str], Awaitable[None]], parallel: int) -> None:
+    def __init__(self, work: Callable[[str], Awaitable[bool]], parallel: int) -> None:
         self._work = work
         self._slots = asyncio.Semaphore(parallel)
         self._lanes: dict[str, asyncio.Task[None]] = {}
@@ -34,22 +34,28 @@ class Lanes:
         if session_id in self._lanes:
             self._woken_again.add(session_id)
             return
-        self._lanes[session_id] = asyncio.create_task(self._run(session_id), name=f"lane {session_id}")
+        lane = asyncio.create_task(self._run(session_id), name=f"lane {session_id}")
+        self._lanes[session_id] = lane
+        lane.add_done_callback(lambda lane: self._ended(session_id, lane))
 
     async def _run(self, session_id: str) -> None:
-        try:
+        more = True
+        while (more or session_id in self._woken_again) and not self._closing:
             async with self._slots:
-                self._woken_again.add(session_id)
-                while session_id in self._woken_again and not self._closing:
-                    self._woken_again.discard(session_id)
-                    await self._work(session_id)
-        except Exception:  # one room's error must not end the others' work
-            log.exception("room_work_failed", session=session_id)
-        finally:
-            self._lanes.pop(session_id, None)
-            if session_id in self._woken_again:
+                if self._closing:
+                    return
                 self._woken_again.discard(session_id)
-                self.wake(session_id)
+                more = await self._work(session_id)
+
+    def _ended(self, session_id: str, lane: asyncio.Task[None]) -> None:
+        """Forget the lane. A callback of its task: one that is cancelled before it began runs no line of its own."""
+        del self._lanes[session_id]
+        error = None if lane.cancelled() else lane.exception()
+        if error is not None:
+            log.error("room_work_failed", session=session_id, exc_info=error)
+        if session_id in self._woken_again:
+            self._woken_again.discard(session_id)
+            self.wake(session_id)
 
     async def drain(self) -> None:
         """Wait until no room has work."""

@@ -10,7 +10,7 @@ from typing import Final
 
 import structlog
 
-from bot.matrix import MatrixError, RateLimited
+from bot.matrix import RateLimited
 
 log = structlog.get_logger(__name__)
 
@@ -39,17 +39,17 @@ class Pace:
         """Report an answer: the next failure starts from the shortest pause."""
         self._next_pause_s = FIRST_PAUSE_S
 
-    def failed(self, error: MatrixError) -> None:
-        """Report a failure that passes by itself: pause as long as the server asks, else longer each time, with jitter.
+    def failed(self, error: Exception) -> None:
+        """Report a failure that passes by itself: pause longer each time, with jitter, and as long as the server asks.
 
-        A failure that is reported while a pause is on belongs to that pause.
+        A failure that is reported while a pause is on belongs to that pause; only the server's own wish prolongs it.
         """
-        if isinstance(error, RateLimited):
-            pause_s = error.retry_after_s
-        elif self._resume_at > self._clock():
-            return
-        else:
-            pause_s = self._next_pause_s * (0.75 + self._jitter() / 4)
+        now = self._clock()
+        pause_s = error.retry_after_s if isinstance(error, RateLimited) else 0.0
+        if self._resume_at <= now:
+            # Also where the server asks for less: one that says "at once" each time would be asked in a hot loop.
+            pause_s = max(pause_s, self._next_pause_s * (0.75 + self._jitter() / 4))
             self._next_pause_s = min(self._next_pause_s * 2, LONGEST_PAUSE_S)
-        self._resume_at = max(self._resume_at, self._clock() + pause_s)
-        log.info("homeserver_pause", seconds=round(pause_s, 2), reason=type(error).__name__)
+        if now + pause_s > self._resume_at:
+            self._resume_at = now + pause_s
+            log.info("homeserver_pause", seconds=round(pause_s, 2), reason=type(error).__name__)

@@ -9,6 +9,7 @@ attempts are counted, so that a message which kills the service does so three ti
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -29,6 +30,7 @@ from crdt import (
     LlmSessionView,
     Message,
     RecordedEvent,
+    StoreUnavailable,
     TranscriptEntry,
     Turn,
     TurnOpen,
@@ -36,8 +38,12 @@ from crdt import (
 
 log = structlog.get_logger(__name__)
 
+DEFAULT_PERSONA: Final = "default"
+"""The persona of rooms that name no other; the prompt has instructions for it where the config has none."""
 MAX_ATTEMPTS: Final = 3
 """Deaths in one turn after which it ends with a notice."""
+STORE_RETRY_S: Final = 2.0
+"""Pause before a store that could not take something in is asked again."""
 
 Keep = Callable[[RecordedEvent], bool]
 
@@ -63,13 +69,15 @@ class TurnStore(Protocol):
     async def complete_turn(
         self, turn: Turn, reply: str, deliveries: Sequence[Delivery] = (), failed: bool = False
     ) -> None: ...
+    async def park_turn(self, turn: Turn) -> None: ...
+    async def settle(self, keys: Sequence[str], outcome: str) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
 class RoomSettings:
     """What the operator configured for a room: who the model is there at first, and which events it is given."""
 
-    persona_name: str = "default"
+    persona_name: str = DEFAULT_PERSONA
     keep: Keep | None = None
 
 
@@ -86,32 +94,41 @@ class Turns:
     rooms: Mapping[str, RoomSettings] = field(default_factory=dict)
     context_tokens: int = 8192
 
-    async def answer_room(self, session_id: str) -> None:
-        """Take one turn after the other until nothing in the room waits for an answer."""
-        while chosen := next_turn(await self.store.waiting(session_id)):
-            with structlog.contextvars.bound_contextvars(session=session_id, turn=chosen.key):
-                try:
-                    await self._take(session_id, chosen)
-                except CrdtError:
-                    raise
-                except Exception:  # the room gets a notice, and its next message is answered
-                    log.exception("turn_broke")
-                    await self._give_up(session_id, chosen)
+    async def answer_next(self, session_id: str) -> bool:
+        """Take one turn of the room; returns whether more may wait there."""
+        chosen = next_turn(await self.store.waiting(session_id))
+        if chosen is None:
+            return False
+        with structlog.contextvars.bound_contextvars(session=session_id, turn=chosen.key):
+            try:
+                await self._take(session_id, chosen)
+            except CrdtError:
+                raise
+            except Exception:  # the room gets a notice, and its next message is answered
+                log.exception("turn_broke")
+                await self._give_up(session_id, chosen)
+        return True
 
     async def _take(self, session_id: str, chosen: NextTurn) -> None:
         session = await self._session(session_id)
         await self._make_room(session_id)
         turn = await self._begin(session, chosen)
         if turn.reply is not None:
+            # Its messages came in again after its end; unsettled, they would be chosen for ever.
+            await self.store.settle([message.key for message in chosen.said], "answered")
             return
         if turn.attempt > MAX_ATTEMPTS:
             log.error("turn_poisoned", attempts=turn.attempt - 1)
             await self._complete(turn, chosen, texts.POISONED, failed=True)
             return
-        async with typing_notice(self.typing, session_id):
-            reply, failed = await self._ask(session, turn)
-        await self.reached("model")
-        await self._complete(turn, chosen, reply, failed=failed)
+        try:
+            async with typing_notice(self.typing, session_id):
+                reply, failed = await self._ask(session, turn)
+            await self.reached("model")
+            await self._complete(turn, chosen, reply, failed=failed)
+        except asyncio.CancelledError:
+            await self.store.park_turn(turn)
+            raise
 
     async def _session(self, session_id: str) -> LlmSessionView:
         """Read the room's session; a new one gets the persona that the config gives the room."""
@@ -172,9 +189,9 @@ class Turns:
 
     def _instructions(self, session: LlmSessionView) -> str:
         instructions = self.personas.get(session.persona_name)
-        if instructions is None:
+        if instructions is None and session.persona_name != DEFAULT_PERSONA:
             log.warning("persona_unknown", persona=session.persona_name)
-        return instructions or self.personas.get("default", "")
+        return instructions or self.personas.get(DEFAULT_PERSONA, "")
 
     async def _give_up(self, session_id: str, chosen: NextTurn) -> None:
         turn = await self._begin(await self._session(session_id), chosen)
@@ -183,7 +200,8 @@ class Turns:
 
     async def _complete(self, turn: Turn, chosen: NextTurn, reply: str, *, failed: bool) -> None:
         trigger = chosen.newest
-        contents = reply_contents(
+        contents = await asyncio.to_thread(  # a long reply keeps a core busy for half a second
+            reply_contents,
             reply,
             reply_to=trigger.key,
             asker=trigger.sender,
@@ -191,8 +209,18 @@ class Turns:
             msgtype=_NOTICE if failed else _TEXT,
         )
         deliveries = [_delivery(turn, part, content) for part, content in enumerate(contents)]
-        await self.store.complete_turn(turn, reply, deliveries, failed)
+        while not await self._stored(turn, reply, deliveries, failed=failed):  # noqa: ASYNC110 - nobody tells of room
+            await asyncio.sleep(STORE_RETRY_S)
         self.on_queued()
+
+    async def _stored(self, turn: Turn, reply: str, deliveries: Sequence[Delivery], *, failed: bool) -> bool:
+        """Complete the turn; `False` while the store can't. The reply is kept then: asking again would cost another."""
+        try:
+            await self.store.complete_turn(turn, reply, deliveries, failed)
+        except StoreUnavailable as error:
+            log.error("reply_not_stored", reason=str(error))
+            return False
+        return True
 
 
 _TEXT: Final[Literal["m.text"]] = "m.text"

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from typing import Final
 
 import structlog
-
-from bot.matrix import MatrixError
 
 log = structlog.get_logger(__name__)
 
 SHOW_AFTER_S: Final = 0.3
 SHOWN_FOR_MS: Final = 30_000
 REFRESH_AFTER_S: Final = 25.0
+SWITCH_TIMEOUT_S: Final = 1.0
+"""The answer waits for the notice to be switched off, so a homeserver that hangs must not hold it up."""
 
 Typing = Callable[[str, bool, int], Awaitable[None]]
 """Switch the room's typing notice on or off, for that many milliseconds."""
@@ -29,8 +29,8 @@ async def typing_notice(switch: Typing, room_id: str) -> AsyncIterator[None]:
         yield
     finally:
         showing.cancel()
-        with suppress(asyncio.CancelledError):
-            await showing
+        # Not awaited itself: its cancellation could not be told from that of the caller, which has to go on.
+        await asyncio.wait({showing})
 
 
 async def _show(switch: Typing, room_id: str) -> None:
@@ -45,6 +45,7 @@ async def _show(switch: Typing, room_id: str) -> None:
 
 async def _switch(switch: Typing, room_id: str, *, on: bool) -> None:
     try:
-        await switch(room_id, on, SHOWN_FOR_MS)
-    except MatrixError as error:
+        async with asyncio.timeout(SWITCH_TIMEOUT_S):
+            await switch(room_id, on, SHOWN_FOR_MS)
+    except Exception as error:  # whatever becomes of the notice, the answer matters more
         log.debug("typing_notice_failed", session=room_id, reason=type(error).__name__)

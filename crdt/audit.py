@@ -24,7 +24,9 @@ _REFUSED: Final = re.compile(f"[\\x00-\\x1f\\x7f-\\x9f\\ud800-\\udfff\\u2028\\u2
 _LOOKALIKES_OF_LESS_THAN: Final = "\ufe64\uff1c"
 _ESCAPED: Final = re.compile(f'[\\\\"<{_LOOKALIKES_OF_LESS_THAN}]|{_REFUSED.pattern}')
 _SHORT_ESCAPES: Final = {"\\": "\\\\", '"': '\\"', "<": "\\u003c"}
-_UNESCAPED: Final = re.compile(r'\\(?:(?P<short>[\\"])|u(?P<four>[0-9a-f]{4})|u\{(?P<hex>(?:10|[0-9a-f])?[0-9a-f]{1,4})\})')
+_UNESCAPED: Final = re.compile(
+    r'\\(?:(?P<short>[\\"])|u(?P<four>[0-9a-f]{4})|u\{(?P<hex>(?:10|[0-9a-f])?[0-9a-f]{1,4})\})'
+)
 
 _FIELD: Final = r'"((?:[^"\\]|\\.)*)"'
 _AUDIT_LINE: Final = re.compile(f"pipeline_event story_id={_FIELD} from={_FIELD} to={_FIELD} event={_FIELD}")

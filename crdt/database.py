@@ -263,7 +263,11 @@ async def _connect(path: Path, check: Unit[None], *, read_only: bool = False) ->
         return connection
 
     connection = _Connection(connector, iter_chunk_size=64)
-    await connection
+    try:
+        await connection
+    except BaseException:  # its thread is ending; let it, or it reports to a loop that is gone
+        await asyncio.to_thread(connection._thread.join)
+        raise
     return connection
 
 
@@ -364,6 +368,11 @@ def _read_state(connection: sqlite3.Connection) -> State | None:
     return State(*row) if row else None
 
 
+def _read_state_if_any(connection: sqlite3.Connection) -> State | None:
+    found = connection.execute("PRAGMA user_version").fetchone()[0]
+    return _read_state(connection) if found else None
+
+
 async def open_read_only(path: Path) -> tuple[_Connection, State]:
     """Open an existing database for reading beside its owner.
 
@@ -375,9 +384,15 @@ async def open_read_only(path: Path) -> tuple[_Connection, State]:
     _check_file(path)
     try:
         connection = await _connect(path, lambda connection: check_schema(connection, path), read_only=True)
-        state = await connection.run(_read_state)
     except sqlite3.Error as error:
         raise translate(path, error) from error
+    try:
+        state = await connection.run(_read_state_if_any)
+    except BaseException as error:
+        await connection.close()
+        if isinstance(error, sqlite3.Error):
+            raise translate(path, error) from error
+        raise
     if state is None:
         await connection.close()
         raise StoreUnavailable(str(path), "is still empty", "start 'musher run' first")

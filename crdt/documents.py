@@ -276,7 +276,8 @@ class Documents:
             row = connection.execute("SELECT doc_id, ops FROM documents WHERE name = ?", (name,)).fetchone()
             if row is None or row[1] < covered:
                 return 0
-            if connection.execute("SELECT 1 FROM snapshots WHERE doc_id = ? AND ops >= ?", (row[0], covered)).fetchone():
+            newer = "SELECT 1 FROM snapshots WHERE doc_id = ? AND ops >= ?"
+            if connection.execute(newer, (row[0], covered)).fetchone():
                 return 0  # another compaction got further; the ops between the two are gone
             connection.execute(
                 "INSERT OR REPLACE INTO snapshots VALUES (?, ?, ?, ?)",

@@ -109,20 +109,25 @@ class EventLog:
         Raises:
             StoreDamaged: they are not what was written.
         """
-        try:
-            self._segments = await self._database.read(lambda connection: read_segments(connection, self._sled_id))
-        except ValueError as error:
-            raise StoreDamaged(str(self._database.path), str(error)) from error
-        await self._load_live()
+        await self._load_newest()
         await self.apply_retention()
 
-    async def _load_live(self) -> None:
-        if not self._segments:
-            self._live = None
-            return
-        newest = self._segments[-1]
-        self._live = await self._documents.load(document_name(self._sled_id, newest.number))
-        self._check_length(self._live, newest)
+    async def _load_newest(self) -> None:
+        """Read the newest segment that is known, and any after it, from the file.
+
+        What stands before it stays as it is: retention may be about to drop some of it.
+        """
+        try:
+            stored = await self._database.read(lambda connection: read_segments(connection, self._sled_id))
+        except ValueError as error:
+            raise StoreDamaged(str(self._database.path), str(error)) from error
+        newest = self._segments[-1].number if self._segments else 0
+        segments = self._segments[:-1] + [segment for segment in stored if segment.number >= newest]
+        live = None
+        if segments:
+            live = await self._documents.load(document_name(self._sled_id, segments[-1].number))
+            self._check_length(live, segments[-1])
+        self._segments, self._live = segments, live
 
     def _check_length(self, document: Document, segment: Segment) -> None:
         if len(document.array("events")) < segment.events:
@@ -158,7 +163,7 @@ class EventLog:
                         _fail(waiting.done, error)
                     if isinstance(error, asyncio.CancelledError):
                         raise
-                    await self._load_live_again()
+                    await self._load_again()
                     continue
                 for waiting, outcome in zip(taken, outcomes, strict=True):
                     if not waiting.done.done():
@@ -166,10 +171,10 @@ class EventLog:
         finally:
             self._appender = None
 
-    async def _load_live_again(self) -> None:
+    async def _load_again(self) -> None:
         self._live = None
         try:
-            await self._load_live()
+            await self._load_newest()
         except CrdtError as error:
             log.error("log_reload_failed", error=str(error))
 
@@ -184,8 +189,8 @@ class EventLog:
         return taken
 
     async def _append(self, taken: Sequence[_Waiting]) -> list[list[Appended]]:
-        if self._live is None and self._segments:
-            await self._load_live()
+        if self._live is None:
+            await self._load_newest()
         known = await self._known_keys(taken)
         fresh, outcomes = _allot(taken, known, self.head + 1)
         if not fresh:
@@ -259,7 +264,9 @@ class EventLog:
             if low > high:
                 continue
             document = await self._document(segment)
-            if document is not None:
+            if document is None:
+                events.clear()  # what is older is gone as well
+            else:
                 texts = document.array("events")[low - segment.first_seq : high - segment.first_seq + 1]
                 events.extend(decode_event(self._sled_id, text) for text in texts)
         return events
@@ -348,7 +355,8 @@ def _allot(taken: Sequence[_Waiting], known: set[str], next_seq: int) -> tuple[l
                 outcome.append(Appended((), duplicate=True))
                 continue
             known.update(batch.dedupe_keys)
-            fresh.append(batch)
+            if batch.events or batch.dedupe_keys:
+                fresh.append(batch)
             outcome.append(Appended(tuple(range(next_seq, next_seq + len(batch.events)))))
             next_seq += len(batch.events)
         outcomes.append(outcome)

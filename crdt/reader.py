@@ -9,7 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
-from crdt import event_log, transcript
+from crdt import event_log, settings, transcript
 from crdt.database import in_snapshot, open_read_only, translate
 from crdt.documents import Document, build_document, read_document
 from crdt.errors import StoreClosed, StoreDamaged
@@ -85,6 +85,10 @@ class StoreReader:
 
         return await self._read(query)
 
+    async def read_setting(self, name: str) -> str | None:
+        """Read one durable fact of the bot; `None` when it was never written."""
+        return await self._read(lambda connection: settings.read(connection, name))
+
     async def list_sessions(self) -> list[SessionSummary]:
         """Read all sessions, by id."""
 
@@ -119,7 +123,12 @@ def _document(connection: sqlite3.Connection, name: str) -> Document:
 
 def _session_document(connection: sqlite3.Connection, session_id: str) -> Document | None:
     row = read_session_row(connection, session_id)
-    return _document(connection, transcript.document_name(session_id, row.part)) if row else None
+    if row is None:
+        return None
+    document = _document(connection, transcript.document_name(session_id, row.part))
+    if document.ops == 0:
+        raise ValueError(f"document {document.name} is missing")
+    return document
 
 
 def _summary(connection: sqlite3.Connection, session_id: str) -> SessionSummary | None:

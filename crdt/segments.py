@@ -57,6 +57,10 @@ def read_segments(connection: sqlite3.Connection, sled_id: str) -> list[Segment]
         if segments and segment.first_seq != segments[-1].last_seq + 1:
             raise ValueError(f"the log segment before {segment.number} is missing")
         segments.append(segment)
+    names = (f"log/{sled_id}/", f"log/{sled_id}0")  # "0" is what follows "/"
+    (documents,) = connection.execute("SELECT count(*) FROM documents WHERE name > ? AND name < ?", names).fetchone()
+    if documents != len(segments):
+        raise ValueError(f"the log has {documents} documents, but rows of {len(segments)} segments")
     return segments
 
 

@@ -71,17 +71,25 @@ def read_session_row(connection: sqlite3.Connection, session_id: str) -> Session
     """Read a session's row.
 
     Raises:
-        ValueError: it was altered.
+        ValueError: it was altered, or is missing although the session has a document.
     """
     found = connection.execute(
         "SELECT part, turns, checksum FROM sessions WHERE session_id = ?", (session_id,)
     ).fetchone()
     if found is None:
+        _check_no_document(connection, session_id)
         return None
     part, turns, stored_checksum = found
     if stored_checksum != checksum(session_id, part, turns):
         raise ValueError(f"the row of session {session_id} was altered")
     return SessionRow(part, turns)
+
+
+def _check_no_document(connection: sqlite3.Connection, session_id: str) -> None:
+    names = (f"session/{session_id}/", f"session/{session_id}0")  # "0" is what follows "/"
+    found = connection.execute("SELECT name FROM documents WHERE name > ? AND name < ?", names).fetchall()
+    if any(name.rpartition("/")[0] == f"session/{session_id}" for (name,) in found):
+        raise ValueError(f"the row of session {session_id} is missing")
 
 
 def _write_session_row(connection: sqlite3.Connection, session_id: str, row: SessionRow) -> None:
@@ -188,6 +196,19 @@ class Sessions:
         reply, failed = (answer.text, answer.failed) if answer else (None, False)
         log.info("turn_begun_again", session=session_id, turn=key, attempt=attempt, complete=reply is not None)
         return Turn(session_id, key, said.text, said.lines, said.context, attempt, reply, failed)
+
+    async def park_turn(self, session_id: str, key: str) -> None:
+        """Take back the newest attempt at an open turn: it was broken off in order, and was no death."""
+
+        def park(connection: sqlite3.Connection) -> None:
+            connection.execute(
+                "UPDATE turns SET attempts = attempts - 1 "
+                "WHERE session_id = ? AND key = ? AND outcome IS NULL AND attempts > 0",
+                (session_id, key),
+            )
+
+        await self._database.write(park)
+        log.info("turn_parked", session=session_id, turn=key)
 
     async def complete_turn(self, turn: Turn, reply: str, deliveries: Sequence[Delivery], failed: bool) -> bool:
         """Put the reply into the transcript, its deliveries into the outbox, and settle the turn's messages.

@@ -68,6 +68,7 @@ class Store:
         self._sessions: Sessions
         self._tasks: set[asyncio.Task[Any]] = set()
         self._housekeeping: asyncio.Task[None] | None = None
+        self._closing: asyncio.Task[None] | None = None
 
     @classmethod
     def open(
@@ -115,9 +116,10 @@ class Store:
     async def close(self) -> None:
         """Finish what was begun, and give the database up. Closing twice does nothing."""
         database, self._open_database = self._open_database, None
-        if database is None:
-            return
-        await asyncio.shield(asyncio.create_task(self._close(database), name="store-close"))
+        if database is not None:
+            self._closing = asyncio.create_task(self._close(database), name="store-close")
+        if self._closing is not None:
+            await asyncio.shield(self._closing)
 
     async def _close(self, database: Database) -> None:
         try:
@@ -141,11 +143,20 @@ class Store:
             raise StoreClosed(str(self.path))
         return self._open_database
 
+    @property
+    def _open_event_log(self) -> EventLog:
+        if self._open_database is None:
+            raise StoreClosed(str(self.path))
+        return self._event_log
+
+    @property
+    def _open_sessions(self) -> Sessions:
+        if self._open_database is None:
+            raise StoreClosed(str(self.path))
+        return self._sessions
+
     async def _unbroken(self, change: Coroutine[Any, Any, T]) -> T:
         """Run a change to its end even if the caller is cancelled meanwhile."""
-        if self._open_database is None:
-            change.close()
-            raise StoreClosed(str(self.path))
         task = asyncio.create_task(change)
         self._tasks.add(task)
         task.add_done_callback(self._change_done)
@@ -195,7 +206,7 @@ class Store:
         Raises:
             InvalidEvent, StoreFull, StoreUnavailable: nothing was stored.
         """
-        return list(await self._append_one(EventBatch(tuple(events)), allow_gap=False)) if events else []
+        return list(await self._append_one(EventBatch(tuple(events)), allow_gap=False))
 
     async def _append_one(self, batch: EventBatch, *, allow_gap: bool) -> tuple[int, ...]:
         validate_batches([batch], allow_gap=allow_gap)
@@ -210,21 +221,18 @@ class Store:
             StoreFull, StoreUnavailable: nothing was stored.
         """
         validate_batches(batches, allow_gap=False)
-        return await self._append(batches) if batches else []
+        return await self._append(batches)
 
     async def _append(self, batches: Sequence[EventBatch]) -> list[Appended]:
-        if self._open_database is None:
-            raise StoreClosed(str(self.path))
-        appended = await self._event_log.append(batches)
+        appended = await self._open_event_log.append(batches)
         self._housekeep_if_needed()
         return appended
 
     async def read_events(self, after: int = 0, limit: int = 1000) -> list[RecordedEvent]:
         """Read at most `limit` events with a seq above `after`, oldest first; those that retention took are skipped."""
-        if self._open_database is None:
-            raise StoreClosed(str(self.path))
-        first = max(after + 1, self._event_log.oldest)
-        return await self._event_log.read(first, first + limit - 1)
+        event_log = self._open_event_log
+        first = max(after + 1, event_log.oldest)
+        return await event_log.read(first, first + limit - 1)
 
     # --- sessions
 
@@ -234,18 +242,18 @@ class Store:
         Raises:
             UnknownScope: the scope is not "single-sled".
         """
-        await self._unbroken(self._sessions.write(session_id, persona_name, scope))
+        await self._unbroken(self._open_sessions.write(session_id, persona_name, scope))
 
     async def read_llm_session(self, session_id: str) -> LlmSessionView | None:
         """Read a session; `None` when there is none."""
-        return await self._unbroken(self._sessions.read(session_id))
+        return await self._unbroken(self._open_sessions.read(session_id))
 
     async def assemble_and_advance_session(self, session_id: str) -> list[str]:
         """Take every event that the session has not seen, as audit lines, and advance its marks, atomically.
 
         There is no cap and no transcript entry. `[]` when nothing is new: then nothing is written.
         """
-        return await self._unbroken(self._sessions.assemble_and_advance(session_id))
+        return await self._unbroken(self._open_sessions.assemble_and_advance(session_id))
 
     async def begin_turn(
         self,
@@ -264,7 +272,7 @@ class Store:
         then, with `attempt` one higher, or with its `reply` if it is complete.
         """
         asked = Turn(session_id, key, well_formed(text), context=[well_formed(message.text) for message in context])
-        turn = await self._unbroken(self._sessions.begin_turn(asked, context, covers, max_lines, keep))
+        turn = await self._unbroken(self._open_sessions.begin_turn(asked, context, covers, max_lines, keep))
         await self._on_step("begin")
         return turn
 
@@ -276,12 +284,16 @@ class Store:
         Raises:
             UnknownTurn: the turn was never begun here.
         """
-        if await self._unbroken(self._sessions.complete_turn(turn, reply, deliveries, failed)):
+        if await self._unbroken(self._open_sessions.complete_turn(turn, reply, deliveries, failed)):
             await self._on_step("complete")
+
+    async def park_turn(self, turn: Turn) -> None:
+        """Break off an open turn in order: the attempt that is given up does not count as a death."""
+        await self._unbroken(self._open_sessions.park_turn(turn.session_id, turn.key))
 
     async def read_transcript(self, session_id: str) -> list[TranscriptEntry]:
         """Read the entries that the session keeps, oldest first."""
-        return await self._unbroken(self._sessions.read_transcript(session_id))
+        return await self._unbroken(self._open_sessions.read_transcript(session_id))
 
     async def roll_session(self, session_id: str, keep_entries: int) -> None:
         """Go on with at most the newest `keep_entries` entries; the rest leaves the file.
@@ -289,7 +301,7 @@ class Store:
         Raises:
             TurnOpen: a turn has no reply yet.
         """
-        await self._unbroken(self._sessions.roll(session_id, keep_entries))
+        await self._unbroken(self._open_sessions.roll(session_id, keep_entries))
 
     # --- inbox
 
@@ -378,7 +390,7 @@ class Store:
             return turns + inbox.prune(connection, before_ms) + outbox.prune(connection, before_ms)
 
         pruned = await self._write(prune)
-        await self._unbroken(self._event_log.housekeep())
+        await self._unbroken(self._open_event_log.housekeep())
         log.info("housekeeping_done", pruned=pruned)
 
 

@@ -1,0 +1,367 @@
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from structlog.testing import capture_logs
+
+from bot import intake, pace
+from bot.health import Health
+from bot.intake import INVITE_POLL_MS, INVITE_TRIES, LONG_POLL_MS, Intake
+from bot.matrix import (
+    Edit,
+    Forbidden,
+    Invite,
+    LoggedOut,
+    LoginRefused,
+    NotInRoom,
+    RateLimited,
+    Redaction,
+    Refused,
+    RoomMessage,
+    SyncBatch,
+    Unreachable,
+)
+from bot.pace import Pace
+from bot.policy import Details, Rules
+from crdt import Message, Store, StoreFull, StoreUnavailable
+from tests.bot.edge import ALICE, BOB, ROOM, Disk, Rooms, until
+
+OTHER = "!other:example.org"
+SERVER = "https://example.org"
+DOWN = Unreachable(SERVER, "no connection")
+LOGGED_OUT = LoggedOut("@bot:example.org", SERVER, soft=False)
+
+
+@dataclass
+class Door:
+    """The intake between a homeserver's syncs and a store."""
+
+    store: Store
+    rooms: Rooms
+    health: Health
+    woken: list[str] = field(default_factory=list)
+    logins: deque[Exception | None] = field(default_factory=deque)
+    logged_in: int = 0
+
+    def intake(self, **rules: Any) -> Intake:
+        return Intake(
+            self.store,
+            self.rooms,
+            Pace(),
+            self.health,
+            Rules(allows=lambda user: user == ALICE, **rules),
+            wake=self.woken.append,
+            log_in_again=self._log_in,
+        )
+
+    async def _log_in(self) -> None:
+        self.logged_in += 1
+        error = self.logins.popleft() if self.logins else None
+        if error is not None:
+            raise error
+
+    @asynccontextmanager
+    async def running(self, since: str | None = "s0", **rules: Any) -> AsyncIterator[asyncio.Task[None]]:
+        self.rooms.idle.clear()
+        task = asyncio.create_task(self.intake(**rules).run(since))
+        try:
+            yield task
+        finally:
+            task.cancel()
+            await asyncio.wait({task})
+
+    async def takes_in(self, *batches: SyncBatch | Exception, since: str | None = "s0", **rules: Any) -> None:
+        """Run until all batches have been taken in, and the next sync waits."""
+        self.rooms.batches.extend(batches)
+        async with self.running(since, **rules) as task:
+            await until(lambda: self.rooms.idle.is_set() or task.done())
+            if task.done():
+                await task
+
+    async def waiting(self, room: str = ROOM) -> list[Message]:
+        return await self.store.waiting(room)
+
+
+@pytest.fixture
+async def door(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Door]:
+    monkeypatch.setattr(pace, "FIRST_PAUSE_S", 0.001)
+    monkeypatch.setattr(pace, "LONGEST_PAUSE_S", 0.002)
+    async with Store.open(tmp_path / "musher.db") as store:
+        yield Door(store, Rooms(), Health("sync"))
+
+
+def said(key: str, **fields: Any) -> RoomMessage:
+    values: dict[str, Any] = {
+        "room_id": ROOM,
+        "sender": ALICE,
+        "body": f"text of {key}",
+        "origin_ms": time.time_ns() // 1_000_000,
+    }
+    return RoomMessage(key, **(values | fields))
+
+
+def batch(token: str, *messages: RoomMessage, **fields: Any) -> SyncBatch:
+    return SyncBatch(token, messages=messages, **fields)
+
+
+async def test_messages_are_stored_with_the_token_and_wake_their_room(door: Door) -> None:
+    await door.takes_in(batch("s1", said("$1", thread_root="$root"), said("$2", room_id=OTHER)), batch("s2"))
+    assert await door.waiting() == [
+        Message("$1", ROOM, ALICE, "text of $1", details=Details(thread_root="$root").dump())
+    ]
+    assert [each.key for each in await door.waiting(OTHER)] == ["$2"]
+    assert sorted(door.woken) == sorted([ROOM, OTHER])
+    assert await door.store.read_cursor() == "s2"
+    assert door.rooms.asked == [("s0", LONG_POLL_MS), ("s1", LONG_POLL_MS), ("s2", LONG_POLL_MS)]
+    assert door.health.ready()
+
+
+async def test_the_first_sync_of_all_does_not_wait_for_news(door: Door) -> None:
+    await door.takes_in(batch("s1"), since=None)
+    assert door.rooms.asked == [(None, 0), ("s1", LONG_POLL_MS)]
+
+
+async def test_messages_of_people_who_are_not_allowed_are_never_stored(door: Door) -> None:
+    with capture_logs() as logs:
+        await door.takes_in(batch("s1", said("$1", sender=BOB)))
+    assert await door.waiting() == []
+    assert door.woken == []
+    (line,) = [line for line in logs if line["event"] == "message_not_answered"]
+    assert (line["message"], line["reason"]) == ("$1", "not allowed")
+    stored = await door.store._database.read(lambda connection: connection.execute("SELECT * FROM inbox").fetchall())
+    assert stored == []
+
+
+async def test_messages_that_are_too_old_become_context_and_wake_nobody(door: Door) -> None:
+    await door.takes_in(batch("s1", said("$1", origin_ms=1)))
+    assert [(each.key, each.context) for each in await door.waiting()] == [("$1", True)]
+    assert door.woken == []
+
+
+async def test_where_only_mentions_are_answered_the_rest_is_context(door: Door) -> None:
+    await door.takes_in(batch("s1", said("$1"), said("$2", mentions_me=True)), respond_to="mentions")
+    assert [(each.key, each.context) for each in await door.waiting()] == [("$1", True), ("$2", False)]
+
+
+async def test_an_edit_changes_a_message_that_waits_and_only_its_author_may(door: Door) -> None:
+    edits = (Edit("$1", ROOM, ALICE, "better"), Edit("$2", ROOM, BOB, "forged"))
+    await door.takes_in(batch("s1", said("$1"), said("$2")), batch("s2", edits=edits))
+    assert [each.text for each in await door.waiting()] == ["better", "text of $2"]
+
+
+async def test_a_message_that_is_taken_back_is_settled(door: Door) -> None:
+    await door.takes_in(batch("s1", said("$1"), said("$2"), redactions=(Redaction("$1", ROOM, ALICE),)))
+    assert [each.key for each in await door.waiting()] == ["$2"]
+
+
+async def test_a_message_that_comes_twice_is_stored_once(door: Door) -> None:
+    await door.takes_in(batch("s1", said("$1")), batch("s2", said("$1")))
+    assert len(await door.waiting()) == 1
+    assert door.woken == [ROOM]
+
+
+@pytest.mark.parametrize("error", [DOWN, RateLimited(SERVER, 0.001)])
+async def test_a_sync_that_fails_in_passing_is_repeated_from_the_same_token(door: Door, error: Exception) -> None:
+    await door.takes_in(error, error, batch("s1", said("$1")))
+    assert [since for since, _ in door.rooms.asked] == ["s0", "s0", "s0", "s1"]
+    assert len(await door.waiting()) == 1
+
+
+async def test_while_the_homeserver_is_down_the_service_is_not_ready(door: Door) -> None:
+    await door.takes_in(batch("s1"))
+    assert door.health.ready()
+    await door.takes_in(DOWN, since="s1")
+    assert door.health.unready() == {"sync": "Unreachable"}
+    await door.takes_in(batch("s2"), since="s1")
+    assert door.health.ready()
+
+
+async def test_what_a_full_disk_refused_is_taken_in_later_and_wakes_its_room(door: Door) -> None:
+    disk = Disk(door.store)
+    disk.full_for = 2
+    with capture_logs() as logs:
+        await door.takes_in(*[batch("s1", said("$1"))] * 3)
+    assert [since for since, _ in door.rooms.asked] == ["s0", "s0", "s0", "s1"]
+    assert [each.key for each in await door.waiting()] == ["$1"]
+    assert door.woken == [ROOM]
+    assert [line["log_level"] for line in logs if line["event"] == "sync_not_stored"] == ["error"] * 2
+
+
+async def test_a_disk_that_fills_after_the_messages_were_stored_loses_no_wake(
+    door: Door, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await door.store.admit([Message("$0", OTHER, ALICE, "before")])
+    settle = door.store.settle
+
+    async def fails_once(*arguments: Any) -> None:
+        monkeypatch.setattr(door.store, "settle", settle)
+        raise StoreFull(str(door.store.path))
+
+    monkeypatch.setattr(door.store, "settle", fails_once)
+    news = batch("s1", said("$1"), left=(OTHER,))
+    await door.takes_in(news, news)
+    assert door.woken == [ROOM]
+    assert await door.waiting(OTHER) == []
+
+
+# Rooms that come and go
+
+
+async def test_an_allowed_person_gets_the_bot_into_a_private_room(door: Door) -> None:
+    await door.takes_in(batch("s1", invites=(Invite(ROOM, ALICE),)))
+    assert (door.rooms.joined, door.rooms.left) == ([ROOM], [])
+
+
+@pytest.mark.parametrize(
+    ("invite", "rules"),
+    [
+        (Invite(ROOM, BOB), {}),
+        (Invite(ROOM, ALICE, public=True), {}),
+        (Invite(ROOM, ALICE), {"allowed_rooms": frozenset({OTHER})}),
+    ],
+    ids=["not allowed", "public", "not listed"],
+)
+async def test_other_invitations_are_declined_without_joining(
+    door: Door, invite: Invite, rules: dict[str, Any]
+) -> None:
+    with capture_logs() as logs:
+        await door.takes_in(batch("s1", invites=(invite,)), **rules)
+    assert (door.rooms.tried_to_join, door.rooms.left) == ([], [ROOM])
+    assert [line["event"] for line in logs].count("invite_declined") == 1
+
+
+async def test_a_listed_room_may_be_public(door: Door) -> None:
+    door.rooms.public.add(ROOM)
+    await door.takes_in(batch("s1", invites=(Invite(ROOM, ALICE, public=True),)), allowed_rooms=frozenset({ROOM}))
+    assert (door.rooms.joined, door.rooms.left) == ([ROOM], [])
+
+
+async def test_a_room_that_turns_out_to_be_public_is_left_again(door: Door) -> None:
+    door.rooms.public.add(ROOM)
+    await door.takes_in(batch("s1", invites=(Invite(ROOM, ALICE),)))
+    assert (door.rooms.joined, door.rooms.left) == ([ROOM], [ROOM])
+
+
+@pytest.mark.parametrize("error", [Forbidden(ROOM, "withdrawn"), NotInRoom(ROOM), Refused(SERVER, "M_UNKNOWN", "no")])
+async def test_an_invitation_that_can_not_be_accepted_is_logged_and_passed_over(door: Door, error: Any) -> None:
+    door.rooms.join_troubles[ROOM] = deque([error])
+    with capture_logs() as logs:
+        await door.takes_in(batch("s1", said("$1", room_id=OTHER), invites=(Invite(ROOM, ALICE),)), batch("s2"))
+    assert door.rooms.tried_to_join == [ROOM]
+    assert [line["event"] for line in logs].count("invite_failed") == 1
+    assert len(await door.waiting(OTHER)) == 1
+
+
+async def test_a_join_that_fails_in_passing_is_tried_again_although_the_invitation_stands_in_one_sync_only(
+    door: Door,
+) -> None:
+    door.rooms.join_troubles[ROOM] = deque([DOWN, RateLimited(SERVER, 0.001)])
+    await door.takes_in(batch("s1", invites=(Invite(ROOM, ALICE),)), batch("s2"), batch("s3"), batch("s4"))
+    assert door.rooms.joined == [ROOM]
+    assert [poll for _, poll in door.rooms.asked] == [
+        LONG_POLL_MS,
+        INVITE_POLL_MS,
+        INVITE_POLL_MS,
+        LONG_POLL_MS,
+        LONG_POLL_MS,
+    ]
+
+
+async def test_a_room_that_can_not_be_joined_holds_up_nobodys_messages(door: Door) -> None:
+    door.rooms.join_troubles[ROOM] = deque([DOWN] * 1000)
+    later = [batch(f"s{n}", said(f"${n}", room_id=OTHER)) for n in range(2, INVITE_TRIES + 5)]
+    with capture_logs() as logs:
+        await door.takes_in(batch("s1", said("$1", room_id=OTHER), invites=(Invite(ROOM, ALICE),)), *later)
+    assert len(await door.waiting(OTHER)) == INVITE_TRIES + 4
+    assert len(door.rooms.tried_to_join) == INVITE_TRIES
+    assert [line["event"] for line in logs].count("invite_given_up") == 1
+    assert await door.store.read_cursor() == f"s{INVITE_TRIES + 4}"
+
+
+async def test_an_invitation_that_came_with_messages_that_could_not_be_stored_is_not_lost(door: Door) -> None:
+    """A process's first sync tells of invitations from before its token; its repetition does not."""
+    Disk(door.store).full_for = 1
+    await door.takes_in(batch("s1", invites=(Invite(ROOM, ALICE),)), batch("s1"))
+    assert door.rooms.joined == [ROOM]
+
+
+async def test_an_invitation_that_is_withdrawn_meanwhile_is_forgotten(door: Door) -> None:
+    door.rooms.join_troubles[ROOM] = deque([DOWN])
+    await door.takes_in(batch("s1", invites=(Invite(ROOM, ALICE),)), batch("s2", left=(ROOM,)), batch("s3"))
+    assert door.rooms.tried_to_join == [ROOM]
+
+
+async def test_what_waits_in_a_room_that_is_gone_is_settled(door: Door) -> None:
+    await door.takes_in(
+        batch("s1", said("$1"), said("$2", origin_ms=1), said("$3", room_id=OTHER)), batch("s2", left=(ROOM,))
+    )
+    assert await door.waiting() == []
+    assert len(await door.waiting(OTHER)) == 1
+    outcomes = await door.store._database.read(
+        lambda connection: connection.execute(
+            "SELECT DISTINCT outcome FROM inbox WHERE session_id = ?", (ROOM,)
+        ).fetchall()
+    )
+    assert outcomes == [("room gone",)]
+
+
+async def test_a_turn_that_was_begun_when_its_room_went_stays_to_be_completed(door: Door) -> None:
+    await door.takes_in(batch("s1", said("$1"), said("$2")))
+    turn = await door.store.begin_turn(ROOM, "$1", "text")
+    await door.takes_in(batch("s2", left=(ROOM,)), since="s1")
+    assert [each.key for each in await door.waiting()] == ["$1"]
+    await door.store.complete_turn(turn, "reply")
+    await door.store.roll_session(ROOM, 2)
+    assert await door.waiting() == []
+
+
+# The login
+
+
+async def test_a_login_that_was_ended_is_made_again_and_the_sync_repeated(door: Door) -> None:
+    await door.takes_in(LOGGED_OUT, batch("s1", said("$1")))
+    assert door.logged_in == 1
+    assert [since for since, _ in door.rooms.asked] == ["s0", "s0", "s1"]
+    assert len(await door.waiting()) == 1
+
+
+@pytest.mark.parametrize("error", [DOWN, RateLimited(SERVER, 0.001)])
+async def test_a_login_that_fails_in_passing_is_tried_again(door: Door, error: Exception) -> None:
+    door.logins.extend([error, None])
+    await door.takes_in(LOGGED_OUT, LOGGED_OUT, batch("s1"))
+    assert door.logged_in == 2
+    assert await door.store.read_cursor() == "s1"
+
+
+@pytest.mark.parametrize("error", [LOGGED_OUT, LoginRefused("@bot:example.org", SERVER, "wrong password", "check it")])
+async def test_without_a_way_back_in_the_intake_ends_with_that_error(door: Door, error: Exception) -> None:
+    door.logins.append(error)
+    with pytest.raises(type(error)):
+        await door.takes_in(LOGGED_OUT)
+
+
+async def test_a_login_that_can_not_be_stored_is_used_all_the_same(door: Door) -> None:
+    door.logins.append(StoreUnavailable("musher.db", "failed", "check the disk"))
+    with capture_logs() as logs:
+        await door.takes_in(LOGGED_OUT, batch("s1"))
+    assert await door.store.read_cursor() == "s1"
+    assert [line["event"] for line in logs].count("login_not_stored") == 1
+
+
+async def test_message_text_is_not_logged(door: Door) -> None:
+    with capture_logs() as logs:
+        await door.takes_in(batch("s1", said("$1", body="a secret"), said("$2", body="a secret", sender=BOB)))
+    assert logs
+    assert "secret" not in str(logs)
+
+
+def test_three_long_polls_without_an_answer_are_too_many() -> None:
+    assert intake.STALE_AFTER_S * 1000 == 3 * LONG_POLL_MS
