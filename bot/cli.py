@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from bot.errors import MusherError
+from bot.ingest_cli import add_event_arguments, add_test_arguments, post_event, test_delivery
 
 if TYPE_CHECKING:
     from bot.config import Config
@@ -79,15 +80,17 @@ def _parser() -> argparse.ArgumentParser:
     command("run", _run, "run the service until SIGTERM or SIGINT", config)
     demo = command("demo", _demo, "start a homeserver, the bot and a sample pipeline here, and chat with the bot")
     demo.add_argument("--say", action="append", metavar="TEXT", help="say TEXT, print the reply, and exit; repeatable")
+    demo.add_argument("--web", action="store_true", help="also serve a browser client, built with npm at the first time")
     demo.add_argument("--model", metavar="NAME", help="answer with this model (default: digest, without a model)")
     demo.add_argument("--base-url", metavar="URL", help="the model's OpenAI-compatible server, up to /v1")
     demo.add_argument("--api-key-file", type=Path, metavar="FILE", help="a file that holds the server's key")
-    command(
+    check = command(
         "check",
         partial(_print_to_the_end, _check),
         "check the configuration and tell all that is wrong with it",
         config,
     )
+    check.add_argument("--online", action="store_true", help="also try the homeserver, the login and the model")
     command(
         "events",
         partial(_print_to_the_end, _events),
@@ -103,6 +106,12 @@ def _parser() -> argparse.ArgumentParser:
         as_json,
     )
     sessions.add_argument("room", nargs="?", metavar="ROOM", help="a room id: print that session and its transcript")
+    add_event_arguments(command("event", post_event, "post one pipeline event to a running service"))
+    ingest = command("ingest", test_delivery, "try out what webhooks become").add_subparsers(
+        metavar="COMMAND", required=True
+    )
+    text = "show what a delivery would become, and by which rule"
+    add_test_arguments(ingest.add_parser("test", help=text, description=f"{text}.", parents=[config]))
     return parser
 
 
@@ -131,8 +140,23 @@ def _demo(arguments: argparse.Namespace) -> int:
 def _check(arguments: argparse.Namespace) -> int:
     config = _load_config(arguments)
     model = config.llm.model if config.llm.provider != "digest" else "no model"
-    print(f"the configuration is valid: {config.matrix.user_id} at {config.matrix.homeserver}, {model}")
-    return 0
+    print(f"the configuration is valid: {config.matrix.user_id} at {config.matrix.homeserver}, {model}", flush=True)
+    if not arguments.online:
+        return 0
+    from bot.logs import configure_logging
+
+    configure_logging("console", "error")
+    return 0 if asyncio.run(_try_out(config)) else EXIT_FAILED
+
+
+async def _try_out(config: Config) -> bool:
+    from bot.online import try_out
+
+    all_work = True
+    async for finding in try_out(config):
+        print(f"{finding.part:<10}  {'works' if finding.works else 'FAILS'}  {_visible(finding.words)}", flush=True)
+        all_work &= finding.works
+    return all_work
 
 
 def _events(arguments: argparse.Namespace) -> int:

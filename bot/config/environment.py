@@ -2,7 +2,7 @@
 
 Lists are JSON arrays or comma-separated; tables and lists of tables are JSON (`MUSHER_ROOMS={"!room": {…}}`). An
 empty variable counts as not set, since container tools pass such ones on. Names that start with `MUSHER_PAUSE` or
-`MUSHER_DEMO` are not configuration.
+`MUSHER_DEMO` are not configuration, nor are `MUSHER_URL` and `MUSHER_TOKEN`, which `musher event` reads.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from bot.config.schema import is_list, is_named_tables, keys_of, secret_behind, 
 
 PREFIX: Final = "MUSHER_"
 _NOT_CONFIGURATION: Final = ("MUSHER_PAUSE", "MUSHER_DEMO")
+_OF_A_COMMAND: Final = frozenset({"MUSHER_URL", "MUSHER_TOKEN"})
 _SEPARATOR: Final = "__"
 
 
@@ -88,7 +89,7 @@ def read_environment(environ: Mapping[str, str], model: type[BaseModel]) -> Envi
     read = Environment()
     names = [name for name, text in environ.items() if name.startswith(PREFIX) and text]
     for name in sorted(names, key=lambda name: (name.count(_SEPARATOR), name)):
-        if name.startswith(_NOT_CONFIGURATION):
+        if name.startswith(_NOT_CONFIGURATION) or name in _OF_A_COMMAND:
             continue
         try:
             place, found = _resolve(model, name.removeprefix(PREFIX).split(_SEPARATOR))

@@ -46,6 +46,8 @@ from bot.config.values import (
 )
 
 DEFAULT_PERSONA: Final = "default"
+_NEEDED_BY: Final = {"openai": ("base_url", "model"), "anthropic": ("model", "api_key")}
+"""The keys of [llm] that each provider can't do without."""
 
 
 class Section(BaseModel):
@@ -135,18 +137,20 @@ class SledConfig(Section):
 class LlmConfig(Section):
     """The language model, or none."""
 
-    provider: Literal["openai", "digest"] = Field(
-        "openai", description="openai (any OpenAI-compatible server) or digest (no model: reports the events)"
+    provider: Literal["openai", "anthropic", "digest"] = Field(
+        "openai", description="openai (any OpenAI-compatible server), anthropic, or digest (no model)"
     )
     base_url: HttpUrl | None = Field(
         default=None,
         validate_default=True,
-        description="the server's address up to /v1, like http://127.0.0.1:11434/v1",
+        description="the server's address up to /v1, like http://127.0.0.1:11434/v1 (anthropic: its own by default)",
     )
     model: Text | None = Field(
         default=None, validate_default=True, description="the model's name, as its server calls it"
     )
-    api_key: HeaderSecret | None = Field(default=None, description="the server's key, or nothing if it needs none")
+    api_key: HeaderSecret | None = Field(
+        default=None, validate_default=True, description="the server's key, or nothing if it needs none"
+    )
     context_tokens: Whole = Field(default=8192, ge=256, le=100_000_000, description="a whole number, at least 256")
     max_reply_tokens: Whole = Field(
         default=1024, ge=1, validate_default=True, description="a whole number, at least 1 and less than context_tokens"
@@ -157,12 +161,20 @@ class LlmConfig(Section):
     temperature: float | None = Field(default=None, ge=0, le=2, allow_inf_nan=False, description="a number from 0 to 2")
     check_model: bool = Field(default=True, description="true or false")
 
-    @field_validator("base_url", "model")
+    @field_validator("base_url", "model", "api_key")
     @classmethod
-    def _needed_to_ask_a_model(cls, value: str | None, info: ValidationInfo) -> str | None:
-        if value is None and info.data.get("provider") == "openai":
-            raise wrong('is missing, and the provider "openai" needs it')
+    def _needed_to_ask_a_model(cls, value: str | SecretStr | None, info: ValidationInfo) -> str | SecretStr | None:
+        provider = info.data.get("provider")
+        if value is None and info.field_name in _NEEDED_BY.get(str(provider), ()):
+            raise wrong(f'is missing, and the provider "{provider}" needs it')
         return value
+
+    @field_validator("temperature")
+    @classmethod
+    def _where_one_is_taken(cls, temperature: float | None, info: ValidationInfo) -> float | None:
+        if temperature is not None and info.data.get("provider") == "anthropic":
+            raise wrong('is given, and the provider "anthropic" takes none')
+        return temperature
 
     @field_validator("max_reply_tokens")
     @classmethod

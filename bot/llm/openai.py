@@ -1,69 +1,32 @@
 """The provider for every server that speaks OpenAI's chat completions: hosted ones, Ollama, llama.cpp, vLLM.
 
-pydantic-ai speaks the protocol; this file gives it our messages unchanged, bounds every request, and translates its
-errors into `ModelFailed`. One deliberate exception to "unchanged": towards servers of open-weight models pydantic-ai
-puts a zero-width joiner into chat template tokens that people type (`<|im_end|>`), which else could forge a turn.
+One deliberate exception to "our messages unchanged": towards servers of open-weight models pydantic-ai puts a
+zero-width joiner into chat template tokens that people type (`<|im_end|>`), which else could forge a turn.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
-from json import JSONDecodeError
 from typing import Final
-from urllib.parse import quote, urlsplit
+from urllib.parse import urlsplit
 
-import structlog
 from openai import APIConnectionError, APIStatusError
-from pydantic_ai import exceptions as pai
-from pydantic_ai.direct import model_request
-from pydantic_ai.messages import ModelMessage as WireMessage
-from pydantic_ai.messages import ModelRequest, ModelResponse, SystemPromptPart, TextPart, UserPromptPart
 from pydantic_ai.models.openai import OpenAIChatModel
 from pydantic_ai.profiles.openai import OpenAIModelProfile
 from pydantic_ai.providers.openai import OpenAIProvider
 from pydantic_ai.settings import ModelSettings
 
-from bot.llm.port import FailureKind, ModelFailed, Reply, clean_reply
-from bot.llm.retry import Patience, persist
-from bot.prompt import ModelMessage
+from bot.llm.remote import NO_KEY, RemoteModel, Sdk
+from bot.llm.retry import Patience
 
-log = structlog.get_logger(__name__)
-
-CHECK_TIMEOUT_SECONDS: Final = 5.0
-_MODELS_NAMED: Final = 10
-_NO_KEY: Final = "no-key"
-_LONGEST_QUOTE: Final = 200
-
-# pydantic-ai would take an unclosed block for the answer; `_without_reasoning` knows better, so it gets the raw text.
+# pydantic-ai would take an unclosed block for the answer; `bot.llm.remote` knows better, so it gets the raw text.
 _TAGS_THAT_NEVER_OCCUR: Final = ("\x00never opened\x00", "\x00never closed\x00")
-_THOUGHTS: Final = re.compile(r"\A(?:\s*<think>.*?(?:</think>|\Z))+", re.DOTALL)
-# Some chat templates open the block in the prompt, so that the reply only closes it.
-_THOUGHTS_OPENED_IN_PROMPT: Final = re.compile(r"\A(?:(?!<think>).)*?</think>[ \t]*(?:\n|\Z)", re.DOTALL)
-
-_OVERFLOW: Final = re.compile(r"context.{0,20}(size|length|window)|too many tokens|prompt is too long", re.IGNORECASE)
-
-# Order matters: the first class that fits decides. kind, transient, what to do next.
-_FAILURES: Final[tuple[tuple[type[pai.ModelAPIError], FailureKind, bool, str], ...]] = (
-    (pai.ModelRequestTimeout, "timeout", True, "raise llm.timeout if the model is slow"),
-    (pai.ModelTimeoutError, "timeout", True, "raise llm.timeout if the model is slow"),
-    (pai.ModelConnectionError, "unreachable", True, "check that the server runs and that llm.base_url is right"),
-    (pai.ModelQuotaExceededError, "rate_limited", False, "the account's quota is used up; see the provider's billing"),
-    (pai.ModelRateLimitError, "rate_limited", True, "it asks for fewer requests; try again later"),
-    (pai.ModelUnavailableError, "server_error", True, "try again later; see the server's log"),
-    (pai.ModelServerError, "server_error", True, "try again later; see the server's log"),
-    (pai.ModelAuthenticationError, "unauthorised", False, "check llm.api_key"),
-    (pai.ModelNotFoundError, "unknown_model", False, "check llm.model and llm.base_url"),
-    (pai.ModelContextWindowExceededError, "context_overflow", False, "set llm.context_tokens to what the model has"),
-    (pai.ModelRequestRejectedError, "bad_request", False, "check llm.model and the server's log"),
-)
 
 
-class OpenAIModel:
-    """One model at one server.
+class OpenAIModel(RemoteModel):
+    """One model at one server that speaks OpenAI's protocol; `base_url` goes up to `/v1`.
 
-    `timeout` bounds each attempt (seconds, from connecting to the reply's last byte). Without `api_key` a dummy is
-    sent: local servers ask for none, and a key in the environment is never sent to a server it was not meant for.
+    Without `api_key` a dummy is sent: local servers ask for none, and a key in the environment is never sent to a
+    server it was not meant for.
     """
 
     def __init__(
@@ -77,127 +40,17 @@ class OpenAIModel:
         temperature: float | None,
         patience: Patience | None = None,
     ) -> None:
-        self._name = model
-        self._server = _without_credentials(base_url)
-        self._secret = api_key or ""
-        self._max_reply_tokens = max_reply_tokens
-        self._patience = patience or Patience(total_seconds=2 * timeout)
-        self._provider = OpenAIProvider(base_url=base_url, api_key=api_key or _NO_KEY)
-        self._model = OpenAIChatModel(model, provider=self._provider, profile=_profile(base_url))
-        # request_timeout bounds the whole attempt; timeout alone would let a server drip one byte at a time.
-        self._settings = ModelSettings(
-            max_tokens=max_reply_tokens, timeout=timeout, request_timeout=timeout, max_retries=0
+        provider = OpenAIProvider(base_url=base_url, api_key=api_key or NO_KEY)
+        super().__init__(
+            OpenAIChatModel(model, provider=provider, profile=_profile(base_url)),
+            Sdk(provider.client, APIStatusError, APIConnectionError, models="/models"),
+            base_url=base_url,
+            api_key=api_key,
+            timeout=timeout,
+            max_reply_tokens=max_reply_tokens,
+            special=None if temperature is None else ModelSettings(temperature=temperature),
+            patience=patience,
         )
-        if temperature is not None:
-            self._settings["temperature"] = temperature
-
-    async def reply(self, messages: Sequence[ModelMessage]) -> Reply:
-        """Answer a conversation, trying again where that may help (see `Patience`).
-
-        Raises:
-            ModelFailed: no reply came.
-        """
-        wire = _on_the_wire(messages)
-        return await persist(lambda: self._attempt(wire), self._patience)
-
-    async def _attempt(self, wire: Sequence[WireMessage]) -> Reply:
-        try:
-            response = await model_request(self._model, wire, model_settings=self._settings, instrument=False)
-        except pai.ModelAPIError as error:
-            raise self._failure(error) from error
-        except Exception as error:  # the SDK doesn't validate bodies: a malformed one raises whatever it trips over
-            log.warning("model_answer_malformed", server=self._server, problem=type(error).__name__)
-            raise self._no_completion() from error
-        return self._read(response)
-
-    def _read(self, response: ModelResponse) -> Reply:
-        raw = "".join(part.content for part in response.parts if isinstance(part, TextPart))
-        text = clean_reply(_without_reasoning(raw))
-        if not text:
-            raise self._silence(response.finish_reason)
-        usage = response.usage
-        return Reply(text, usage.input_tokens or None, usage.output_tokens or None)
-
-    def _silence(self, finish_reason: str | None) -> ModelFailed:
-        if finish_reason == "content_filter":
-            return self._failed("refused", "declined to answer; its content filter or the model itself refused")
-        if finish_reason == "length":
-            spent = f"spent all {self._max_reply_tokens} tokens before it answered; raise llm.max_reply_tokens"
-            return self._failed("empty_reply", spent)
-        return self._failed("empty_reply", "gave an empty reply; ask again, or try another model")
-
-    def _failure(self, error: pai.ModelAPIError) -> ModelFailed:
-        status = error.status_code if isinstance(error, pai.ModelHTTPError) else None
-        words = _words_of(error.body)
-        answered = f"answered {status} {words}".rstrip() if status else ""
-        for category, kind, transient, advice in _FAILURES:
-            if not isinstance(error, category):
-                continue
-            if kind in ("bad_request", "server_error") and _OVERFLOW.search(words):
-                return self._failed("context_overflow", f"{answered}; set llm.context_tokens to what the model has")
-            what = answered or {"timeout": "gave no reply in time", "unreachable": "can't be reached"}.get(
-                kind, "failed"
-            )
-            return self._failed(kind, f"{what}; {advice}", error.retry_after, transient)
-        if status is None:
-            return self._no_completion()
-        return self._failed("bad_request", f"{answered}; check llm.base_url and the server's log")
-
-    def _no_completion(self) -> ModelFailed:
-        return self._failed("server_error", "answered something that is no chat completion; check llm.base_url")
-
-    def _failed(
-        self, kind: FailureKind, what: str, retry_after: float | None = None, transient: bool = False
-    ) -> ModelFailed:
-        detail = f"model {self._name!r} at {self._server} {what}"
-        if self._secret:
-            detail = detail.replace(self._secret, "(hidden)")
-        return ModelFailed(kind, detail, retry_after=retry_after, transient=transient)
-
-    async def check(self) -> None:
-        """Look for the model in the server's list. A server that is down, or keeps no list, is only logged.
-
-        Raises:
-            ModelFailed: "unknown_model" or "unauthorised".
-        """
-        try:
-            names = _names_in(await self._get("/models"))
-            if names is None:
-                log.warning("model_check_impossible", server=self._server, problem="no list of models")
-                return
-            if _knows(names, self._name) or await self._exists():
-                return
-        except APIStatusError as error:
-            if error.status_code in (401, 403):
-                refused = f"answered {error.status_code}; check llm.api_key"
-                raise self._failed("unauthorised", refused) from error
-            log.warning("model_check_impossible", server=self._server, status=error.status_code)
-            return
-        except APIConnectionError as error:
-            log.warning("model_unreachable", server=self._server, model=self._name, problem=type(error).__name__)
-            return
-        raise self._failed("unknown_model", _what_is_there(names))
-
-    async def _exists(self) -> bool:
-        try:
-            found = await self._get(f"/models/{quote(self._name, safe='')}")
-        except APIStatusError as error:
-            if error.status_code in (401, 403):
-                raise
-            return False
-        return isinstance(found, dict)
-
-    async def _get(self, path: str) -> object:
-        """Get a JSON document; whatever else the server answers with is text, or `None`."""
-        client = self._provider.client.with_options(max_retries=0, timeout=CHECK_TIMEOUT_SECONDS)
-        try:
-            return await client.get(path, cast_to=object)
-        except JSONDecodeError:
-            return None
-
-    async def aclose(self) -> None:
-        """Close the connections to the server."""
-        await self._provider.client.close()
 
 
 def _profile(base_url: str) -> OpenAIModelProfile:
@@ -206,58 +59,3 @@ def _profile(base_url: str) -> OpenAIModelProfile:
         openai_chat_supports_max_completion_tokens=urlsplit(base_url).hostname == "api.openai.com",
         thinking_tags=_TAGS_THAT_NEVER_OCCUR,
     )
-
-
-def _on_the_wire(messages: Sequence[ModelMessage]) -> list[WireMessage]:
-    return [_wire_message(message) for message in messages]
-
-
-def _wire_message(message: ModelMessage) -> WireMessage:
-    if message.role == "assistant":
-        return ModelResponse(parts=[TextPart(message.content)])
-    part = SystemPromptPart if message.role == "system" else UserPromptPart
-    return ModelRequest(parts=[part(message.content)])
-
-
-def _without_reasoning(text: str) -> str:
-    if "</think>" in text and "<think>" not in text:
-        return _THOUGHTS_OPENED_IN_PROMPT.sub("", text, count=1)
-    return _THOUGHTS.sub("", text, count=1)
-
-
-def _words_of(body: object) -> str:
-    """The server's own explanation, one short line; other parts of an error may echo what people wrote."""
-    if isinstance(body, dict):
-        inner = body.get("error", body)
-        body = inner.get("message") if isinstance(inner, dict) else inner
-    words = " ".join(body.split()) if isinstance(body, str) and not body.lstrip().startswith("<") else ""
-    return f"({words[:_LONGEST_QUOTE]})" if words else ""
-
-
-def _names_in(listing: object) -> list[str] | None:
-    """The model ids of a `GET /models` answer; `None` where it is no such list. Ollama without models says `null`."""
-    if not isinstance(listing, dict) or "data" not in listing:
-        return None
-    data = [] if listing["data"] is None else listing["data"]
-    if not isinstance(data, list):
-        return None
-    return [item["id"] for item in data if isinstance(item, dict) and isinstance(item.get("id"), str)]
-
-
-def _knows(names: Sequence[str], name: str) -> bool:
-    """Whether a list holds a model; Ollama lists `name` as `name:latest`."""
-    return bool({name, f"{name}:latest", name.removesuffix(":latest")} & set(names))
-
-
-def _what_is_there(names: Sequence[str]) -> str:
-    shown = ", ".join(names[:_MODELS_NAMED]) or "none"
-    more = f" and {len(names) - _MODELS_NAMED} more" if len(names) > _MODELS_NAMED else ""
-    return (
-        f"is unknown to the server. Available: {shown}{more}. "
-        "Set llm.model to one of them, or llm.check_model = false to skip this check"
-    )
-
-
-def _without_credentials(url: str) -> str:
-    parts = urlsplit(url)
-    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"

@@ -8,8 +8,16 @@ from typing import Any, Final
 import structlog
 
 from bot.matrix import send
-from bot.matrix.errors import LoggedOut, LoginRefused, NotAHomeserver, Refused, Unreachable
-from bot.matrix.model import Credentials, Identity, SyncBatch
+from bot.matrix.errors import (
+    LoggedOut,
+    LoginRefused,
+    MatrixError,
+    NotAHomeserver,
+    Refused,
+    StillLoggedIn,
+    Unreachable,
+)
+from bot.matrix.model import Credentials, Identity, SyncBatch, TriedLogin
 from bot.matrix.rooms import Rooms
 from bot.matrix.sync import Sync
 from bot.matrix.wire import CLIENT_API, Wire
@@ -18,6 +26,8 @@ log = structlog.get_logger(__name__)
 
 DEVICE_NAME: Final = "Musher"
 """What people see in the list of the account's devices."""
+CHECK_NAME: Final = "Musher (check)"
+"""The same for the moment that `try_login` takes."""
 
 _CHECK_PASSWORD: Final = (
     "check matrix.user_id and matrix.password, or, where the server has no password login, "
@@ -49,19 +59,28 @@ class MatrixClient:
         Raises `Unreachable`, `RateLimited`, `NotAHomeserver`, `LoginRefused`, and `LoggedOut` when a token is refused
         and there is no password.
         """
-        if stored is not None and stored.user_id != self.user_id:
-            raise self._refused(f"the database holds the login of {stored.user_id}", _NEW_STORE)
-        await self._check_homeserver()
-        refused: LoggedOut | None = None
-        for token, device_id in self._tokens(stored):
-            try:
-                return await self._resume(token, device_id)
-            except LoggedOut as error:
-                refused = error
-                log.warning("login_ended_by_homeserver", user=self.user_id, device=device_id, soft=error.soft)
-        if self._credentials.password is None:
-            raise refused or self._refused("there is neither a password nor an access token", _CHECK_PASSWORD)
-        return await self._log_in(self._credentials.password, self._device_id(stored))
+        self._refuse_another_account(stored)
+        await self.check_homeserver()
+        resumed = await self._resume_any(stored)
+        return resumed or await self._log_in(self._password(), self._device_id(stored), DEVICE_NAME)
+
+    async def try_login(self, stored: Identity | None = None) -> TriedLogin:
+        """Find out whether `connect` would get in, and leave nothing behind.
+
+        As `connect`, but where only the password is left to try, it makes a login on a device of its own (`CHECK_NAME`)
+        and logs that out at once, which deletes the device. The stored device is never logged in anew: logging out
+        would delete that one. Raises as `connect` does, and `StillLoggedIn`.
+        """
+        self._refuse_another_account(stored)
+        resumed = await self._resume_any(stored)
+        if resumed is not None:
+            return TriedLogin(resumed.device_id, by_password=False)
+        tried = await self._log_in(self._password(), None, CHECK_NAME)
+        try:
+            await self._wire.post("logout", body={})
+        except MatrixError as error:
+            raise StillLoggedIn(tried.user_id, tried.device_id) from error
+        return TriedLogin(tried.device_id, by_password=True)
 
     async def close(self) -> None:
         """Close the connections. The login stays valid."""
@@ -107,7 +126,11 @@ class MatrixClient:
         """Whether the room is end-to-end encrypted, so that `send` would refuse. Raises `NotInRoom`."""
         return await send.is_encrypted(self._wire, self._rooms, room_id)
 
-    async def _check_homeserver(self) -> None:
+    async def check_homeserver(self) -> list[str]:
+        """Return the versions of the Matrix specification that the server speaks. Needs no login.
+
+        Raises `Unreachable`, `RateLimited` and `NotAHomeserver`.
+        """
         try:
             # Synapse checks even here the token of a request that carries one, and this one may have been revoked.
             answer = await self._wire.request("GET", "/_matrix/client/versions", as_nobody=True)
@@ -117,8 +140,32 @@ class MatrixClient:
             if error.status is None or error.status >= 500:
                 raise
             raise NotAHomeserver(self._wire.homeserver, error.problem) from error
-        if not isinstance(answer.get("versions"), list):
+        versions = answer.get("versions")
+        if not isinstance(versions, list):
             raise NotAHomeserver(self._wire.homeserver, "its answer lists no versions")
+        return [version for version in versions if isinstance(version, str)]
+
+    def _refuse_another_account(self, stored: Identity | None) -> None:
+        if stored is not None and stored.user_id != self.user_id:
+            raise self._refused(f"the database holds the login of {stored.user_id}", _NEW_STORE)
+
+    async def _resume_any(self, stored: Identity | None) -> Identity | None:
+        """Take up the first login that is still valid; `None` where only the password is left."""
+        refused: LoggedOut | None = None
+        for token, device_id in self._tokens(stored):
+            try:
+                return await self._resume(token, device_id)
+            except LoggedOut as error:
+                refused = error
+                log.warning("login_ended_by_homeserver", user=self.user_id, device=device_id, soft=error.soft)
+        if refused is not None and self._credentials.password is None:
+            raise refused
+        return None
+
+    def _password(self) -> str:
+        if self._credentials.password is None:
+            raise self._refused("there is neither a password nor an access token", _CHECK_PASSWORD)
+        return self._credentials.password
 
     def _tokens(self, stored: Identity | None) -> list[tuple[str, str | None]]:
         """The access tokens to try, in order, with the device that each is said to belong to."""
@@ -141,12 +188,12 @@ class MatrixClient:
         log.info("login_resumed", user=identity.user_id, device=identity.device_id)
         return identity
 
-    async def _log_in(self, password: str, device_id: str | None) -> Identity:
+    async def _log_in(self, password: str, device_id: str | None, device_name: str) -> Identity:
         body: dict[str, Any] = {
             "type": "m.login.password",
             "identifier": {"type": "m.id.user", "user": self.user_id},
             "password": password,
-            "initial_device_display_name": DEVICE_NAME,
+            "initial_device_display_name": device_name,
         }
         if device_id is not None:
             body["device_id"] = device_id

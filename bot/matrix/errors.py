@@ -74,6 +74,17 @@ class LoggedOut(MatrixError):
         )
 
 
+class StillLoggedIn(MatrixError):
+    """A login that was only tried could not be ended."""
+
+    def __init__(self, user_id: str, device_id: str) -> None:
+        self.device_id = device_id
+        super().__init__(
+            f"the login of {user_id} works, but the device {device_id} that tried it could not be logged out: "
+            "remove it from the account's devices with any Matrix client"
+        )
+
+
 class NotInRoom(MatrixError):
     """The bot is not a member of the room, or the homeserver does not know the room."""
 

@@ -30,6 +30,14 @@ class Identity:
 
 
 @dataclass(frozen=True, slots=True)
+class TriedLogin:
+    """A login that works: on the bot's own device, or by password on one that is gone again."""
+
+    device_id: str
+    by_password: bool
+
+
+@dataclass(frozen=True, slots=True)
 class RoomMessage:
     """Something a person said in a room. `origin_ms` is the sender's server's clock, Unix milliseconds."""
 

@@ -52,7 +52,7 @@ def test_all_problems_are_told_at_once_without_any_secret(tmp_path: Path) -> Non
     allowed_users = []
     answer_backlog = "24"
     [llm]
-    provider = "anthropic"
+    provider = "magic"
     api_key = "hunter2 hunter2"
     [rooms."#alias:example.org"]
     [rooms."!a"]

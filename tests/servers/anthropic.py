@@ -1,7 +1,7 @@
 """The scripted model behind Anthropic's Messages API; streams are not spoken.
 
 Errors have Anthropic's shape: `{"type": "error", "error": {"type": …, "message": …}}`, with the types of its
-documentation (platform.claude.com, API reference, "Errors"). `Status.code` overrules the type that belongs to a status.
+documentation (platform.claude.com, API reference, "Errors").
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from tests.servers.model import ModelRequest, Reply, ScriptedModel, Status, retr
 OVERLOADED: Final = Status(529, "Overloaded")
 TOO_LONG: Final = Status(400, "prompt is too long: 200001 tokens > 200000 maximum")
 _STOP_REASONS: Final = {"stop": "end_turn", "length": "max_tokens", "content_filter": "refusal"}
+_SAMPLING: Final = {"temperature", "top_p", "top_k"}
+"""Refused since the API's version 2026-10-21."""
 _ERRORS: Final = {
     400: "invalid_request_error",
     401: "authentication_error",
@@ -47,7 +49,7 @@ class ScriptedAnthropic(ScriptedModel):
         router.add_post("/v1/messages", self._chat)
 
     def _key_of(self, request: web.Request) -> str:
-        return request.headers.get("X-Api-Key", "")
+        return request.headers.get("X-Api-Key") or super()._key_of(request)
 
     async def _list_models(self, request: web.Request) -> web.Response:
         self.looked_up.append(request.raw_path)
@@ -66,6 +68,8 @@ class ScriptedAnthropic(ScriptedModel):
         text = self.answer(request) if reply.text is None else reply.text
         if "max_tokens" not in request.body:
             return self._error(Status(400, "max_tokens: Field required"))
+        if request.body.keys() & _SAMPLING:
+            return self._error(Status(400, "temperature: Extra inputs are not permitted"))
         if reply.gate is not None:
             await reply.gate.wait()
         message = {"id": f"msg_{request.number}", "type": "message", "role": "assistant", "stop_sequence": None}
@@ -80,7 +84,7 @@ class ScriptedAnthropic(ScriptedModel):
         return self._error(Status(404, f"model: {name}"))
 
     def _error(self, refusal: Status) -> web.Response:
-        kind = refusal.code or _ERRORS.get(refusal.status, "invalid_request_error")
+        kind = _ERRORS.get(refusal.status, "invalid_request_error")
         body = {"type": "error", "error": {"type": kind, "message": refusal.message}, "request_id": "req_test"}
         return web.json_response(body, status=refusal.status, headers=retry_header(refusal))
 

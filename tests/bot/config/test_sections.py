@@ -41,6 +41,14 @@ def test_an_access_token_with_its_device_is_enough(tmp_path: Path) -> None:
             "base_url = 'http://h/v1'\nmodel = 'm'\ncontext_tokens = 1024",
             ["llm.max_reply_tokens = 1024: leaves nothing"],
         ),
+        (
+            "provider = 'anthropic'\ntemperature = 0.7",
+            [
+                'llm.model: is missing, and the provider "anthropic"',
+                'llm.api_key: is missing, and the provider "anthropic"',
+                'llm.temperature = 0.7: is given, and the provider "anthropic" takes none',
+            ],
+        ),
         ("base_url = 'http://h/v1'\nmodel = 'm'\ntimeout = '0s'", ['llm.timeout = "0s": is zero']),
         ("base_url = 'http://h/v1'\nmodel = 'm'\ntemperature = nan", ["llm.temperature = NaN"]),
     ],
@@ -84,3 +92,8 @@ def test_a_source_that_could_not_work_is_refused(tmp_path: Path, text: str, said
 def test_gitlab_secrets_of_one_kind_are_fine(tmp_path: Path) -> None:
     config = load(tmp_path, MINIMAL + source("gitlab", '["whsec_aGk=", "whsec_aG8="]') + source("bearer", '["s"]', "b"))
     assert [each.name for each in config.ingest.sources] == ["hook", "b"]
+
+
+def test_anthropic_needs_no_address(tmp_path: Path) -> None:
+    lines = "[llm]\nprovider = 'anthropic'\nmodel = 'claude-haiku-5-5'\napi_key = 'sk-1'\n"
+    assert load(tmp_path, f"{MATRIX}{lines}").llm.base_url is None

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -18,22 +17,14 @@ from bot.llm.openai import OpenAIModel
 from bot.llm.retry import Patience
 from bot.prompt import ModelMessage, model_messages, said
 from crdt import PipelineEvent, TranscriptEntry, audit_line
+from tests.bot.llm.wire import QUESTION, Slept, serving, unused_url
 from tests.servers.model import Cut, Reply, ScriptedModel, Status
-
-QUESTION = [ModelMessage("system", "Be kind."), ModelMessage("user", "<@alice:example.org>: hi")]
 
 
 @pytest.fixture
 async def server() -> AsyncIterator[ScriptedModel]:
     async with ScriptedModel() as scripted:
         yield scripted
-
-
-class Slept(list[float]):
-    """The delays that a model waited, without waiting."""
-
-    async def sleep(self, seconds: float) -> None:
-        self.append(seconds)
 
 
 @asynccontextmanager
@@ -46,31 +37,6 @@ async def _model(url: str, **changes: Any) -> AsyncIterator[OpenAIModel]:
         yield model
     finally:
         await model.aclose()
-
-
-@asynccontextmanager
-async def _server(handler: Callable[[web.Request], web.StreamResponse]) -> AsyncIterator[str]:
-    """Any HTTP server: every request of every path is given to `handler`."""
-
-    async def handle(request: web.Request) -> web.StreamResponse:
-        return handler(request)
-
-    app = web.Application()
-    app.router.add_route("*", "/{path:.*}", handle)
-    runner = web.AppRunner(app, access_log=None)
-    await runner.setup()
-    try:
-        site = web.TCPSite(runner, "127.0.0.1", 0)
-        await site.start()
-        yield f"http://127.0.0.1:{runner.addresses[0][1]}/v1"
-    finally:
-        await runner.cleanup()
-
-
-def _unused_url() -> str:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return f"http://127.0.0.1:{probe.getsockname()[1]}/v1"
 
 
 async def _failure(url: str, **changes: Any) -> ModelFailed:
@@ -115,7 +81,7 @@ async def test_the_reply_is_bounded_in_the_word_that_other_servers_know(server: 
 
 async def test_openai_itself_is_told_max_completion_tokens() -> None:
     async with _model("https://api.openai.com/v1") as model:
-        assert model._model.profile["openai_chat_supports_max_completion_tokens"]
+        assert dict(model._model.profile)["openai_chat_supports_max_completion_tokens"]
 
 
 async def test_a_temperature_is_sent_when_it_is_set(server: ScriptedModel) -> None:
@@ -137,7 +103,7 @@ async def test_the_key_is_sent(server: ScriptedModel) -> None:
         assert (await model.reply(QUESTION)).text == "reply 1"
 
 
-async def test_a_key_from_the_environment_goes_to_no_server(
+async def test_a_key_from_the_environment_goes_to_noserving(
     server: ScriptedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "sk-somebody-elses")
@@ -168,7 +134,7 @@ async def test_reasoning_in_a_field_of_its_own_is_no_part_of_the_reply() -> None
         completion = {"id": "1", "object": "chat.completion", "model": "m"}
         return web.json_response(completion | {"choices": [{"index": 0, "message": message}]})
 
-    async with _server(answer) as url, _model(url) as model:
+    async with serving(answer) as url, _model(url) as model:
         reply = await model.reply(QUESTION)
     assert (reply.text, reply.input_tokens, reply.output_tokens) == ("Yes.", None, None)
 
@@ -225,7 +191,7 @@ async def test_a_long_retry_after_is_handed_on(server: ScriptedModel) -> None:
 
 
 async def test_a_server_that_is_down_is_unreachable() -> None:
-    failure = await _failure(_unused_url())
+    failure = await _failure(unused_url())
     assert (failure.kind, failure.transient) == ("unreachable", True)
     assert "can't be reached; check that the server runs" in failure.detail
 
@@ -289,7 +255,7 @@ async def test_a_reply_without_text_is_a_failure(
     ],
 )
 async def test_an_answer_that_is_no_completion_points_to_the_base_url(response: dict[str, str]) -> None:
-    async with _server(lambda _: web.Response(**response)) as url:  # type: ignore[arg-type]
+    async with serving(lambda _: web.Response(**response)) as url:  # type: ignore[arg-type]
         failure = await _failure(url)
     assert failure.kind == "server_error"
     assert "no chat completion; check llm.base_url" in failure.detail
@@ -300,7 +266,7 @@ async def test_errors_show_neither_keys_nor_what_people_wrote() -> None:
         detail = [{"msg": "bad", "input": "what Alice wrote"}]
         return web.json_response({"error": {"message": "wrong key sk-secret"}, "detail": detail}, status=401)
 
-    async with _server(refuse) as url:
+    async with serving(refuse) as url:
         failure = await _failure(url.replace("http://", "http://user:hush@"), api_key="sk-secret")
     assert "wrong key (hidden)" in failure.detail
     assert not any(secret in failure.detail for secret in ("sk-secret", "hush", "Alice"))
@@ -319,7 +285,7 @@ async def test_a_model_that_is_served_but_not_listed_passes_the_check() -> None:
         assert request.raw_path == "/v1/models/org%2Fhidden"
         return web.json_response({"id": "org/hidden"})
 
-    async with _server(answer) as url, _model(url, model="org/hidden") as model:
+    async with serving(answer) as url, _model(url, model="org/hidden") as model:
         await model.check()
 
 
@@ -335,7 +301,7 @@ async def test_an_unknown_model_fails_the_check_and_is_told_what_there_is(server
 
 @pytest.mark.parametrize("status", [401, 403])
 async def test_a_wrong_key_fails_the_check(status: int) -> None:
-    async with _server(lambda _: web.Response(status=status)) as url, _model(url) as model:
+    async with serving(lambda _: web.Response(status=status)) as url, _model(url) as model:
         with pytest.raises(ModelFailed) as failed:
             await model.check()
     assert failed.value.kind == "unauthorised"
@@ -355,14 +321,14 @@ async def test_a_wrong_key_fails_the_check(status: int) -> None:
     ],
 )
 async def test_a_server_without_a_list_of_models_is_only_logged(response: dict[str, Any]) -> None:
-    async with _server(lambda _: web.Response(**response)) as url, _model(url) as model:
+    async with serving(lambda _: web.Response(**response)) as url, _model(url) as model:
         with capture_logs() as logs:
             await model.check()
     assert [entry["event"] for entry in logs] == ["model_check_impossible"]
 
 
 async def test_a_server_that_is_not_up_yet_is_only_logged() -> None:
-    async with _model(_unused_url()) as model:
+    async with _model(unused_url()) as model:
         with capture_logs() as logs:
             await model.check()
     assert [entry["event"] for entry in logs] == ["model_unreachable"]

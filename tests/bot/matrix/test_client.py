@@ -9,10 +9,10 @@ import aiohttp
 import pytest
 from structlog.testing import capture_logs
 
-from bot.matrix.errors import LoggedOut, LoginRefused, NotAHomeserver, RateLimited, Unreachable
-from bot.matrix.model import Credentials, Identity
+from bot.matrix.errors import LoggedOut, LoginRefused, NotAHomeserver, RateLimited, StillLoggedIn, Unreachable
+from bot.matrix.model import Credentials, Identity, TriedLogin
 from tests.bot.matrix.conftest import Opener
-from tests.bot.matrix.fake import TOKEN, USER, FakeHomeserver, error, html
+from tests.bot.matrix.fake import IDENTITY, TOKEN, USER, FakeHomeserver, error, html
 from tests.conftest import PersonMaker
 
 
@@ -205,3 +205,50 @@ def test_secrets_are_not_shown() -> None:
     credentials = Credentials("http://x", USER, password="hunter2", access_token="hunter3")
     assert "hunter" not in repr(credentials)
     assert "hunter" not in repr(Identity(USER, "SLED", "hunter4"))
+
+
+async def devices(identity: Identity, url: str) -> set[str]:
+    headers = {"Authorization": f"Bearer {identity.access_token}"}
+    async with aiohttp.ClientSession(headers=headers) as http, http.get(f"{url}/_matrix/client/v3/devices") as response:
+        return {device["device_id"] for device in (await response.json())["devices"]}
+
+
+async def test_trying_a_stored_login_asks_only_who_it_is(
+    account: Credentials, identity: Identity, open_client: Opener
+) -> None:
+    assert await open_client(account).try_login(identity) == TriedLogin(identity.device_id, by_password=False)
+    assert await devices(identity, account.homeserver) == {identity.device_id}
+
+
+async def test_trying_a_password_leaves_no_device_behind(
+    account: Credentials, identity: Identity, open_client: Opener
+) -> None:
+    tried = await open_client(account).try_login()
+    assert tried.by_password
+    assert tried.device_id != identity.device_id
+    assert await devices(identity, account.homeserver) == {identity.device_id}
+
+
+async def test_trying_after_the_stored_login_has_ended_leaves_its_device_alone(
+    fake: FakeHomeserver, open_client: Opener
+) -> None:
+    async def log_in(request: aiohttp.web.Request) -> dict[str, str]:
+        asked_for = (await request.json()).get("device_id", "TRIED")
+        return {"user_id": USER, "device_id": asked_for, "access_token": "tried"}
+
+    fake.routes["/account/whoami"] = lambda _: error(401, "M_UNKNOWN_TOKEN", soft_logout=True)
+    fake.routes["/login"] = log_in
+    fake.routes["/logout"] = lambda request: {} if request.headers["Authorization"] == "Bearer tried" else html(500)
+    tried = await open_client(Credentials(fake.url, USER, "secret")).try_login(IDENTITY)
+    assert tried == TriedLogin("TRIED", by_password=True)
+
+
+async def test_a_tried_login_that_can_not_be_ended_is_named(fake: FakeHomeserver, open_client: Opener) -> None:
+    fake.routes["/login"] = lambda _: {"user_id": USER, "device_id": "TRIED", "access_token": "tried"}
+    with pytest.raises(StillLoggedIn, match="the device TRIED that tried it could not be logged out"):
+        await open_client(Credentials(fake.url, USER, "secret")).try_login()
+
+
+async def test_the_homeserver_tells_its_versions(fake: FakeHomeserver, open_client: Opener) -> None:
+    fake.routes["/versions"] = lambda _: {"versions": ["v1.11", 7, "v1.12"]}
+    assert await open_client(fake.credentials).check_homeserver() == ["v1.11", "v1.12"]
