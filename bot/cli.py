@@ -80,7 +80,7 @@ def _parser() -> argparse.ArgumentParser:
     command("run", _run, "run the service until SIGTERM or SIGINT", config)
     demo = command("demo", _demo, "start a homeserver, the bot and a sample pipeline here, and chat with the bot")
     demo.add_argument("--say", action="append", metavar="TEXT", help="say TEXT, print the reply, and exit; repeatable")
-    demo.add_argument("--web", action="store_true", help="also serve a browser client, built with npm at the first time")
+    demo.add_argument("--web", action="store_true", help="also serve a browser client, built with npm the first time")
     demo.add_argument("--model", metavar="NAME", help="answer with this model (default: digest, without a model)")
     demo.add_argument("--base-url", metavar="URL", help="the model's OpenAI-compatible server, up to /v1")
     demo.add_argument("--api-key-file", type=Path, metavar="FILE", help="a file that holds the server's key")

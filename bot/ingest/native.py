@@ -44,16 +44,42 @@ def parse_events(body: bytes) -> list[EventBatch]:
         TooLarge: there are more than `MAX_EVENTS`.
         Unprocessable: an event is not one that the log takes; `field` says which and where, like `[3].story_id`.
     """
-    content = parse_json(body)
+    return read_events(parse_json(body))
+
+
+def read_events(content: object) -> list[EventBatch]:
+    """Read one event, or an array of them, as `parse_events` does.
+
+    Raises:
+        TooLarge, Unprocessable: see `parse_events`.
+    """
     if not isinstance(content, list):
-        return [_parse_event(content, "")]
-    if len(content) > MAX_EVENTS:
-        raise TooLarge(f"the request holds {len(content)} events, {MAX_EVENTS} is the limit: send several requests")
-    return [_parse_event(member, f"[{index}]") for index, member in enumerate(content)]
+        return [read_event(content, "")]
+    refuse_too_many(len(content))
+    return [read_event(member, f"[{index}]") for index, member in enumerate(content)]
 
 
-def _parse_event(member: object, place: str) -> EventBatch:
-    """Make a batch of one event; `place` is where it stands, `""` for a single object."""
+def refuse_too_many(count: int) -> None:
+    """Bound the events of a request.
+
+    Raises:
+        TooLarge: there are more than `MAX_EVENTS`.
+    """
+    if count > MAX_EVENTS:
+        raise TooLarge(f"the request holds {count} events, {MAX_EVENTS} is the limit: send several requests")
+
+
+def looks_native(members: Mapping[str, object]) -> bool:
+    """Tell whether an object was meant as an event: it has at least one of the fields that each has."""
+    return any(name in members for name in _REQUIRED)
+
+
+def read_event(member: object, place: str) -> EventBatch:
+    """Make a batch of one event; `place` is where it stands, `""` for a single object.
+
+    Raises:
+        Unprocessable: it is no event.
+    """
     if not isinstance(member, dict):
         raise Unprocessable(f"an event must be an object, not {_json_name(member)}", field=place or None)
     try:
@@ -96,14 +122,15 @@ def _dedupe_keys(event_id: str | None) -> tuple[str, ...]:
 
 
 def _validate_occurred_at(occurred_at: str | None) -> None:
-    if occurred_at is not None and not _is_timestamp(occurred_at):
+    if occurred_at is not None and not is_timestamp(occurred_at):
         raise InvalidEvent(
             "occurred_at",
             "must be an RFC 3339 time with an offset, like 2026-01-31T09:30:00Z or 2026-01-31T10:30:00+01:00",
         )
 
 
-def _is_timestamp(text: str) -> bool:
+def is_timestamp(text: str) -> bool:
+    """Tell whether a text is a time of RFC 3339 with an offset."""
     found = _TIMESTAMP.fullmatch(text)
     if found is None:
         return False

@@ -45,6 +45,23 @@ class Unauthorized(Refusal):
         )
 
 
+class Unproven(Refusal):
+    """A webhook delivery does not prove that it comes from its source.
+
+    The answer is the same whatever is wrong; `reason` is for the log and holds nothing of the request but names.
+    """
+
+    status = 401
+    code = "unauthorized"
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(
+            "this delivery does not prove that it comes from this source: compare its secret with the configured ones",
+            headers={"WWW-Authenticate": 'Webhook realm="musher"'},
+        )
+        self.reason = reason
+
+
 class NotFound(Refusal):
     """There is nothing at this path."""
 
@@ -52,7 +69,9 @@ class NotFound(Refusal):
     code = "not_found"
 
     def __init__(self) -> None:
-        super().__init__("there is nothing at this path: events are posted to /v1/events")
+        super().__init__(
+            "there is nothing at this path: events are posted to /v1/events, webhooks to /v1/hooks/<source>"
+        )
 
 
 class MethodNotAllowed(Refusal):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from functools import partial
 from types import TracebackType
 from typing import Any, Final, cast
 
@@ -19,8 +20,13 @@ from bot.errors import MusherError
 from bot.health import Health
 from bot.ingest.bearer import BearerTokens
 from bot.ingest.body import BODY_SECONDS
-from bot.ingest.events import Append, EventsEndpoint
+from bot.ingest.events import EventsEndpoint
+from bot.ingest.hooks import HooksEndpoint
+from bot.ingest.losses import AppendGap, Losses
 from bot.ingest.refusals import NO_HEADERS, Internal, Malformed, MethodNotAllowed, NotFound, Refusal
+from bot.ingest.source import Source
+from bot.ingest.storing import Append
+from crdt import PipelineEvent
 
 log = structlog.get_logger(__name__)
 
@@ -52,10 +58,11 @@ class ListenFailed(MusherError):
 
 
 class IngestServer:
-    """Serves `POST /v1/events`, `GET /healthz` and `GET /readyz` while its context is open.
+    """Serves `POST /v1/events`, `POST /v1/hooks/<source>`, `GET /healthz` and `GET /readyz` while its context is open.
 
-    `append` is called once per request, with each event as a batch of its own; it must not be torn by
-    cancellation (a stop may cancel requests in work). `port` 0 lets the system choose; `server.port` says which.
+    `append` is called once per request; it must not be torn by cancellation (a stop may cancel requests in work).
+    `append_gap` stores the sentinel for deliveries that are lost for good; without it they are only logged.
+    `port` 0 lets the system choose; `server.port` says which.
 
     Raises:
         ListenFailed: on entering, when the address can't be had.
@@ -69,11 +76,15 @@ class IngestServer:
         port: int,
         health: Health,
         *,
+        sources: Iterable[Source] = (),
+        append_gap: AppendGap | None = None,
         body_seconds: float = BODY_SECONDS,
         idle_seconds: float = IDLE_SECONDS,
     ) -> None:
         self._tokens = BearerTokens(tokens)
         self._events = EventsEndpoint(append, self._tokens, body_seconds)
+        self._losses = Losses(append_gap or _log_gap)
+        self._hooks = HooksEndpoint(append, self._losses, body_seconds)
         self._host = host
         self._asked_port = port
         self._health = health
@@ -84,6 +95,7 @@ class IngestServer:
             "/v1/events": {"POST": self._post_events},
             "/healthz": {"GET": self._get_healthz, "HEAD": self._get_healthz},
             "/readyz": {"GET": self._get_readyz, "HEAD": self._get_readyz},
+            **{f"/v1/hooks/{source.name}": {"POST": partial(self._post_hook, source)} for source in sources},
         }
 
     @property
@@ -103,6 +115,7 @@ class IngestServer:
             await runner.cleanup()
             raise ListenFailed(self._host, self._asked_port, error.strerror or str(error)) from error
         self._runner, self._site = runner, site
+        await self._losses.__aenter__()
         log.info("ingest_listening", host=self._host, port=self.port)
         return self
 
@@ -111,6 +124,7 @@ class IngestServer:
     ) -> None:
         if self._runner is not None:
             await self._runner.cleanup()
+            await self._losses.__aexit__(kind, error, trace)
         log.info("ingest_stopped", host=self._host, port=self.port)
 
     async def _answer(self, request: web.BaseRequest) -> web.Response:
@@ -138,6 +152,9 @@ class IngestServer:
     async def _post_events(self, request: web.BaseRequest) -> web.Response:
         return _json(202, await self._events.post(request))
 
+    async def _post_hook(self, source: Source, request: web.BaseRequest) -> web.Response:
+        return _json(202, await self._hooks.post(source, request))
+
     async def _get_healthz(self, _request: web.BaseRequest) -> web.Response:
         return _json(200, {"status": "ok"})
 
@@ -145,6 +162,11 @@ class IngestServer:
         if self._health.ready():
             return _json(200, {"status": "ok"})
         return _json(503, {"status": "unavailable"})
+
+
+async def _log_gap(sentinel: PipelineEvent) -> int:
+    log.error("gap_not_stored", first=sentinel.from_stage, last=sentinel.to_stage)
+    return 0
 
 
 class _Listener(web.Server):

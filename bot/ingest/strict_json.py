@@ -14,8 +14,8 @@ from typing import Final
 
 from bot.ingest.refusals import Malformed
 
-MAX_DEPTH: Final = 32
-"""Deepest nesting of arrays and objects; a list of events has 2."""
+MAX_DEPTH: Final = 64
+"""Deepest nesting of arrays and objects; a list of events has 2, a tracker's rich text 4 more with each inner list."""
 
 _BRACKETS: Final = b"[]{}"
 _ALL_BUT_BRACKETS: Final = bytes(byte for byte in range(256) if byte not in _BRACKETS)

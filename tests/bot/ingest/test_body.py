@@ -11,7 +11,7 @@ from bot.health import Health
 from bot.ingest import IngestServer
 from bot.ingest import server as server_module
 from bot.ingest.body import MAX_BODY_BYTES
-from bot.ingest.events import MAX_BODIES_IN_FLIGHT
+from bot.ingest.places import MAX_BODIES_IN_FLIGHT
 from tests.bot.ingest.conftest import RecordingAppend
 from tests.bot.ingest.raw_http import TOKEN, connect, head, post
 

@@ -1,0 +1,93 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.bot.ingest.senders import moves, source
+
+GL = source("gitlab")
+PROJECT = {"project": {"path_with_namespace": "ship/hull"}}
+
+
+def labels(*names: str) -> list[dict[str, str]]:
+    return [{"title": name} for name in names]
+
+
+def attributes(kind: str, changes: dict[str, Any] | None = None, **attributes: Any) -> dict[str, Any]:
+    return {"object_kind": kind, "object_attributes": {"iid": 4, "title": "Caulk"} | attributes} | {
+        "changes": changes or {}
+    }
+
+
+PIPELINE: dict[str, Any] = {"id": 31, "ref": "main", "status": "failed"}
+BOARD = {"labels": {"previous": labels("bug", "flow::doing"), "current": labels("bug", "flow::qa")}}
+
+
+@pytest.mark.parametrize(
+    ("payload", "told"),
+    [
+        (attributes("pipeline", **PIPELINE), ("ship/hull@main", "", "failed", "pipeline failed: #31")),
+        (
+            attributes("pipeline", **PIPELINE, name="Nightly") | {"merge_request": {"iid": 4}},
+            ("ship/hull!4", "", "failed", "pipeline failed: Nightly"),
+        ),
+        (
+            {
+                "object_kind": "build",
+                "ref": "main",
+                "build_name": "unit",
+                "build_stage": "test",
+                "build_status": "running",
+            },
+            ("ship/hull@main", "", "running", "job running: test / unit"),
+        ),
+        (attributes("merge_request", action="open"), ("ship/hull!4", "", "open", "merge_request open: Caulk")),
+        (
+            attributes("merge_request", action="open", draft=True),
+            ("ship/hull!4", "", "draft", "merge_request open: Caulk"),
+        ),
+        (attributes("merge_request", action="merge"), ("ship/hull!4", "open", "merged", "merge_request merge: Caulk")),
+        (
+            attributes("merge_request", {"draft": {"previous": True, "current": False}}, action="update"),
+            ("ship/hull!4", "draft", "open", "merge_request update: Caulk"),
+        ),
+        (
+            attributes("merge_request", action="update", oldrev="abc"),
+            ("ship/hull!4", "open", "open", "merge_request update: Caulk"),
+        ),
+        (
+            attributes("merge_request", BOARD, action="update"),
+            ("ship/hull!4", "flow::doing", "flow::qa", "merge_request update: Caulk"),
+        ),
+        (attributes("issue", action="close"), ("ship/hull#4", "open", "closed", "issue close: Caulk")),
+        (
+            attributes("issue", BOARD, action="update"),
+            ("ship/hull#4", "flow::doing", "flow::qa", "issue update: Caulk"),
+        ),
+        (
+            {"object_kind": "deployment", "status": "success", "environment": "staging", "ref": "main"},
+            ("ship/hull@main", "", "staging", "deployment success"),
+        ),
+        (
+            {"object_kind": "release", "action": "create", "tag": "v1", "name": "First"},
+            ("ship/hull@v1", "", "released", "release create: First"),
+        ),
+    ],
+)
+def test_the_preset_tells_stories_and_stages(payload: dict[str, Any], told: tuple[str, str, str, str]) -> None:
+    assert moves(GL, PROJECT | payload) == told
+
+
+@pytest.mark.parametrize(
+    ("payload", "reason"),
+    [
+        (attributes("issue", action="update"), "issue update moves nothing"),
+        (attributes("merge_request", action="update"), "merge_request update moves nothing"),
+        ({"object_kind": "release", "action": "update"}, "release update moves nothing"),
+        ({"object_kind": "note"}, "the preset has nothing for note"),
+        (attributes("pipeline", ref="main"), "it has no object_attributes.status"),
+    ],
+)
+def test_what_moves_nothing_is_ignored_with_its_reason(payload: dict[str, Any], reason: str) -> None:
+    assert moves(GL, PROJECT | payload, X_Gitlab_Event="Note Hook") == reason
