@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
@@ -16,15 +17,17 @@ from bot.config import Config
 from bot.deliver import Deliveries
 from bot.errors import MusherError
 from bot.health import Health
-from bot.ingest import IngestServer
+from bot.ingest import IngestServer, compile_sources
 from bot.intake import STALE_AFTER_S, Intake
+from bot.invitations import Invitations
 from bot.lanes import Lanes
-from bot.llm import ModelFailed, Provider, build_model
-from bot.matrix import Credentials, Identity, MatrixClient
+from bot.llm import ModelFailed, Provider
+from bot.matrix import MatrixClient, RateLimited, Unreachable
 from bot.pace import Pace
 from bot.pause import PausePoints
 from bot.policy import Rules
-from bot.turn import Keep, RoomSettings, Turns
+from bot.turn import STORE_RETRY_S, Keep, RoomSettings, Turns
+from bot.wiring import ACCESS_TOKEN, DEVICE_ID, USER_ID, credentials, language_model, stored_login
 from crdt import RecordedEvent, Store, StoreUnavailable
 
 log = structlog.get_logger(__name__)
@@ -33,9 +36,8 @@ TURN_GRACE_S: Final = 5.0
 FLUSH_GRACE_S: Final = 2.0
 """With the ingest server's own grace at the same time, the service ends within 10 s of the signal."""
 HOUSEKEEPING_EVERY_S: Final = 3600.0
-STORE_RETRY_S: Final = 2.0
 
-_USER_ID, _DEVICE_ID, _ACCESS_TOKEN = "matrix_user_id", "matrix_device_id", "matrix_access_token"
+_LOGGED_IN_AT = "matrix_logged_in_at"
 
 
 class ModelUnusable(MusherError):
@@ -43,6 +45,20 @@ class ModelUnusable(MusherError):
 
     def __init__(self, error: ModelFailed) -> None:
         super().__init__(f"the language model can't be used: {error.detail}")
+
+
+class HomeserverUnusable(MusherError):
+    """The homeserver gives no answer that the service could start with; a start is not repeated."""
+
+    def __init__(self, error: Unreachable | RateLimited) -> None:
+        if isinstance(error, RateLimited):
+            problem = f"asks for a pause of {error.retry_after_s:g} s; start Musher again after that"
+        else:
+            problem = (
+                f"can't be used: {error.problem}; check that matrix.homeserver is right and that the server is up, "
+                "then start Musher again"
+            )
+        super().__init__(f"the homeserver {error.homeserver} {problem}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,18 +96,47 @@ async def run_service(
         on_step=pauses.reached,
     )
     async with store:
-        model = _build_model(config)
-        client = MatrixClient(_credentials(config))
+        model = language_model(config.llm)
+        client = MatrixClient(credentials(config))
         try:
-            await _check_model(config, model)
             login = _Login(client, store)
-            await login.log_in()
-            service = _Service(config, store, model, client, login, pauses)
-            await service.run(stop, on_started)
+            if await _ends_before(stop, _prepare(config, model, login)):
+                await _Service(config, store, model, client, login, pauses).run(stop, on_started)
+        except ExceptionGroup as group:
+            raise _first(group) from group
         finally:
             await client.close()
             await model.aclose()
     log.info("service_stopped")
+
+
+async def _prepare(config: Config, model: Provider, login: _Login) -> None:
+    await _check_model(config, model)
+    try:
+        await login.log_in()
+    except (Unreachable, RateLimited) as error:
+        raise HomeserverUnusable(error) from error
+
+
+async def _ends_before(stop: asyncio.Event, work: Coroutine[Any, Any, None]) -> bool:
+    """Run `work`, which may wait long for others; broken off, and `False`, when `stop` is set."""
+    working, stopping = asyncio.create_task(work, name="start"), asyncio.create_task(stop.wait())
+    try:
+        await asyncio.wait({working, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        if working.done():
+            working.result()
+            return True
+        return False
+    finally:
+        working.cancel()
+        stopping.cancel()
+        await asyncio.wait({working, stopping})
+
+
+def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """What went wrong first; the rest followed from it, and stays in the trace."""
+    error = group.exceptions[0]
+    return _first(error) if isinstance(error, BaseExceptionGroup) else error
 
 
 class _Login:
@@ -101,20 +146,24 @@ class _Login:
         self._client = client
         self._store = store
         self.device_id = ""
-        self.device_is_new = False
+        self.made_at = 0.0
+        """When the login was made, in Unix seconds. The homeserver knows no transaction id from before."""
 
     async def log_in(self) -> None:
         """Resume the stored login, or make one and store it."""
-        user_id, device_id, token = [
-            await self._store.read_setting(name) for name in (_USER_ID, _DEVICE_ID, _ACCESS_TOKEN)
-        ]
-        stored = Identity(user_id, device_id, token) if user_id and device_id and token else None
+        stored = await stored_login(self._store.read_setting)
+        made_at = await self._store.read_setting(_LOGGED_IN_AT)
         identity = await self._client.connect(stored)
         self.device_id = identity.device_id
-        self.device_is_new = stored is not None and stored.device_id != identity.device_id
+        self.made_at = float(made_at or 0) if identity == stored else time.time()
         if identity != stored:
             await self._store.write_settings(
-                {_USER_ID: identity.user_id, _DEVICE_ID: identity.device_id, _ACCESS_TOKEN: identity.access_token}
+                {
+                    USER_ID: identity.user_id,
+                    DEVICE_ID: identity.device_id,
+                    ACCESS_TOKEN: identity.access_token,
+                    _LOGGED_IN_AT: str(self.made_at),
+                }
             )
         log.info("logged_in", user=identity.user_id, device=identity.device_id, resumed=identity == stored)
 
@@ -137,7 +186,7 @@ class _Service:
         self._health = Health("sync")
         self._health.stale_after("sync", STALE_AFTER_S)
         pace = Pace()
-        self._deliveries = Deliveries(store, client, pace, pauses.reached, device_is_new=login.device_is_new)
+        self._deliveries = Deliveries(store, client, pace, pauses.reached, logged_in_at=lambda: login.made_at)
         self._turns = Turns(
             store=store,
             model=model,
@@ -148,9 +197,19 @@ class _Service:
             rooms={room_id: RoomSettings(room.persona, _keep(room.filter)) for room_id, room in config.rooms.items()},
             context_tokens=config.llm.context_tokens,
         )
-        self._lanes = Lanes(self._answer_room, config.matrix.max_parallel_rooms)
+        self._lanes = Lanes(self._answer_next, config.matrix.max_parallel_rooms)
+        rules = _rules(config)
+        self._invitations = Invitations(client, pace, rules)
         self._intake = Intake(
-            store, client, pace, self._health, _rules(config), wake=self._lanes.wake, log_in_again=login.log_in
+            store,
+            client,
+            pace,
+            self._health,
+            rules,
+            wake=self._lanes.wake,
+            log_in_again=login.log_in,
+            invited=self._invitations.came,
+            left=self._invitations.ended,
         )
 
     async def run(self, stop: asyncio.Event, on_started: Callable[[Started], None]) -> None:
@@ -161,6 +220,7 @@ class _Service:
             port = await listening
             loops = [
                 parts.create_task(self._intake.run(await self._store.read_cursor()), name="intake"),
+                parts.create_task(self._invitations.run(), name="invitations"),
                 parts.create_task(self._deliveries.run(), name="deliveries"),
                 parts.create_task(self._housekeep(), name="housekeeping"),
             ]
@@ -182,17 +242,26 @@ class _Service:
     async def _serve(self, stop: asyncio.Event, listening: asyncio.Future[int]) -> None:
         ingest = self._config.ingest
         tokens = [token.get_secret_value() for token in ingest.tokens]
-        async with IngestServer(self._store.append_batches, tokens, ingest.host, ingest.port, self._health) as server:
+        server = IngestServer(
+            self._store.append_batches,
+            tokens,
+            ingest.host,
+            ingest.port,
+            self._health,
+            sources=compile_sources(ingest.sources),
+            append_gap=self._store.append_event,
+        )
+        async with server:
             listening.set_result(server.port)
             await stop.wait()
 
-    async def _answer_room(self, session_id: str) -> None:
+    async def _answer_next(self, session_id: str) -> bool:
         try:
-            await self._turns.answer_room(session_id)
+            return await self._turns.answer_next(session_id)
         except StoreUnavailable as error:
             log.error("turn_postponed", session=session_id, reason=str(error))
             await asyncio.sleep(STORE_RETRY_S)
-            self._lanes.wake(session_id)
+            return True
 
     async def _housekeep(self) -> None:
         while True:
@@ -212,17 +281,6 @@ class _Service:
             log.info("deliveries_left_for_next_start")
 
 
-def _credentials(config: Config) -> Credentials:
-    matrix = config.matrix
-    return Credentials(
-        homeserver=matrix.homeserver,
-        user_id=matrix.user_id,
-        password=matrix.password.get_secret_value() if matrix.password else None,
-        access_token=matrix.access_token.get_secret_value() if matrix.access_token else None,
-        device_id=matrix.device_id,
-    )
-
-
 def _rules(config: Config) -> Rules:
     matrix = config.matrix
     return Rules(
@@ -230,19 +288,6 @@ def _rules(config: Config) -> Rules:
         allowed_rooms=frozenset(matrix.allowed_rooms),
         respond_to=matrix.respond_to,
         answer_backlog_s=matrix.answer_backlog.total_seconds(),
-    )
-
-
-def _build_model(config: Config) -> Provider:
-    llm = config.llm
-    return build_model(
-        llm.provider,
-        base_url=llm.base_url or "",
-        model=llm.model or "",
-        api_key=llm.api_key.get_secret_value() if llm.api_key else None,
-        timeout=llm.timeout.total_seconds(),
-        max_reply_tokens=llm.max_reply_tokens,
-        temperature=llm.temperature,
     )
 
 
@@ -265,7 +310,7 @@ def _keep(expression: str | None) -> Keep | None:
         facts: Mapping[str, object] = asdict(event)
         try:
             found = compiled.search(facts)
-        except jmespath.exceptions.JMESPathError as error:
+        except Exception as error:  # jmespath lets errors of Python out too, as of ceil(to_number('inf'))
             log.warning("filter_failed", expression=expression, event_seq=event.event_seq, reason=str(error))
             return True
         return found not in (None, False, "", [], {})

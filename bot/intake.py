@@ -7,7 +7,6 @@ the same token: nothing is lost, and known messages are skipped.
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, Protocol
 
@@ -15,12 +14,9 @@ import structlog
 
 from bot.health import Health
 from bot.matrix import (
-    Forbidden,
     Invite,
     LoggedOut,
-    NotInRoom,
     RateLimited,
-    Refused,
     SyncBatch,
     Unreachable,
 )
@@ -33,9 +29,6 @@ log = structlog.get_logger(__name__)
 LONG_POLL_MS: Final = 30_000
 STALE_AFTER_S: Final = 90.0
 """Three long polls without an answer."""
-INVITE_POLL_MS: Final = 4_000
-"""How long a sync waits for news while an invitation is still to be answered."""
-INVITE_TRIES: Final = 20
 
 
 class Inbox(Protocol):
@@ -56,13 +49,14 @@ class Source(Protocol):
     """What taking in needs of the homeserver."""
 
     async def sync(self, since: str | None, timeout_ms: int) -> SyncBatch: ...
-    async def join(self, room_id: str) -> None: ...
-    async def leave(self, room_id: str) -> None: ...
-    async def is_public(self, room_id: str) -> bool: ...
 
 
 class Intake:
-    """The sync loop. `wake` is called with a room that has new messages, `log_in_again` when the login was ended."""
+    """The sync loop. It tells of what it meets, by the functions that it is given.
+
+    `wake` is called with a room that has new messages, `log_in_again` when the login was ended, `invited` and `left`
+    when the bot is asked into a room, and when it is out of one.
+    """
 
     def __init__(
         self,
@@ -74,6 +68,8 @@ class Intake:
         *,
         wake: Callable[[str], None],
         log_in_again: Callable[[], Awaitable[None]],
+        invited: Callable[[Invite], None],
+        left: Callable[[str], None],
     ) -> None:
         self._inbox = inbox
         self._source = source
@@ -82,8 +78,8 @@ class Intake:
         self._rules = rules
         self._wake = wake
         self._log_in_again = log_in_again
-        self._invites: dict[str, Invite] = {}
-        self._invite_tries: Counter[str] = Counter()
+        self._invited = invited
+        self._left = left
 
     async def run(self, since: str | None) -> None:
         """Sync for as long as the service lives, beginning at the token `since`.
@@ -115,10 +111,11 @@ class Intake:
             log.error("login_not_stored", reason=str(error))
 
     async def _step(self, since: str | None) -> str:
-        batch = await self._source.sync(since, self._poll_ms(since))
+        batch = await self._source.sync(since, 0 if since is None else LONG_POLL_MS)
         self._pace.worked()
-        # Kept here until they are answered: none stands in a second sync.
-        self._invites.update((invite.room_id, invite) for invite in batch.invites)
+        # Before anything can fail: none stands in a second sync.
+        for invite in batch.invites:
+            self._invited(invite)
         admitted = await self._inbox.admit(
             self._wanted(batch),
             batch.next_batch,
@@ -129,15 +126,9 @@ class Intake:
         for session_id in {message.session_id for message in admitted if not message.context}:
             self._wake(session_id)
         for room_id in batch.left:
-            self._invites.pop(room_id, None)
+            self._left(room_id)
             await self._settle_left(room_id)
-        await self._answer_invites()
         return batch.next_batch
-
-    def _poll_ms(self, since: str | None) -> int:
-        if since is None:
-            return 0
-        return INVITE_POLL_MS if self._invites else LONG_POLL_MS
 
     def _wanted(self, batch: SyncBatch) -> list[Message]:
         now_ms = time.time_ns() // 1_000_000
@@ -165,48 +156,6 @@ class Intake:
                     )
                 )
         return wanted
-
-    async def _answer_invites(self) -> None:
-        """Answer what is open. A fault leaves an invitation for the next step, which goes on with the next token.
-
-        Rooms of a server that is gone can be invited to as well: they must hold up nobody's messages.
-        """
-        for invite in list(self._invites.values()):
-            try:
-                await self._answer_invite(invite)
-            except (Unreachable, RateLimited) as error:
-                log.warning("invite_postponed", session=invite.room_id, reason=str(error))
-                self._pace.failed(error)
-                self._invite_tries[invite.room_id] += 1
-                if self._invite_tries[invite.room_id] < INVITE_TRIES:
-                    continue
-                log.error("invite_given_up", session=invite.room_id, tries=INVITE_TRIES, advice="invite the bot again")
-            del self._invites[invite.room_id]
-            del self._invite_tries[invite.room_id]
-
-    async def _answer_invite(self, invite: Invite) -> None:
-        """Join where an allowed person invites; decline elsewhere."""
-        try:
-            if not self._rules.allows(invite.inviter):
-                await self._decline(invite, "the inviter is not allowed")
-            elif not self._rules.allows_room(invite.room_id, public=invite.public):
-                await self._decline(invite, "the room is not allowed")
-            else:
-                await self._join(invite)
-        except (Forbidden, NotInRoom, Refused) as error:
-            log.warning("invite_failed", session=invite.room_id, reason=str(error))
-
-    async def _join(self, invite: Invite) -> None:
-        await self._source.join(invite.room_id)
-        public = await self._source.is_public(invite.room_id)
-        if self._rules.allows_room(invite.room_id, public=public):
-            log.info("room_joined", session=invite.room_id, inviter=invite.inviter)
-        else:
-            await self._decline(invite, "the room is public and not listed in matrix.allowed_rooms")
-
-    async def _decline(self, invite: Invite, reason: str) -> None:
-        log.info("invite_declined", session=invite.room_id, inviter=invite.inviter, reason=reason)
-        await self._source.leave(invite.room_id)
 
     async def _settle_left(self, room_id: str) -> None:
         """Settle what waits. A turn that was begun goes to its end: left open, its session could never roll again."""

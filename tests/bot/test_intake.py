@@ -14,17 +14,14 @@ from structlog.testing import capture_logs
 
 from bot import intake, pace
 from bot.health import Health
-from bot.intake import INVITE_POLL_MS, INVITE_TRIES, LONG_POLL_MS, Intake
+from bot.intake import LONG_POLL_MS, Intake
 from bot.matrix import (
     Edit,
-    Forbidden,
     Invite,
     LoggedOut,
     LoginRefused,
-    NotInRoom,
     RateLimited,
     Redaction,
-    Refused,
     RoomMessage,
     SyncBatch,
     Unreachable,
@@ -48,6 +45,8 @@ class Door:
     rooms: Rooms
     health: Health
     woken: list[str] = field(default_factory=list)
+    invited: list[Invite] = field(default_factory=list)
+    left: list[str] = field(default_factory=list)
     logins: deque[Exception | None] = field(default_factory=deque)
     logged_in: int = 0
 
@@ -60,6 +59,8 @@ class Door:
             Rules(allows=lambda user: user == ALICE, **rules),
             wake=self.woken.append,
             log_in_again=self._log_in,
+            invited=self.invited.append,
+            left=self.left.append,
         )
 
     async def _log_in(self) -> None:
@@ -215,88 +216,17 @@ async def test_a_disk_that_fills_after_the_messages_were_stored_loses_no_wake(
 # Rooms that come and go
 
 
-async def test_an_allowed_person_gets_the_bot_into_a_private_room(door: Door) -> None:
-    await door.takes_in(batch("s1", invites=(Invite(ROOM, ALICE),)))
-    assert (door.rooms.joined, door.rooms.left) == ([ROOM], [])
-
-
-@pytest.mark.parametrize(
-    ("invite", "rules"),
-    [
-        (Invite(ROOM, BOB), {}),
-        (Invite(ROOM, ALICE, public=True), {}),
-        (Invite(ROOM, ALICE), {"allowed_rooms": frozenset({OTHER})}),
-    ],
-    ids=["not allowed", "public", "not listed"],
-)
-async def test_other_invitations_are_declined_without_joining(
-    door: Door, invite: Invite, rules: dict[str, Any]
-) -> None:
-    with capture_logs() as logs:
-        await door.takes_in(batch("s1", invites=(invite,)), **rules)
-    assert (door.rooms.tried_to_join, door.rooms.left) == ([], [ROOM])
-    assert [line["event"] for line in logs].count("invite_declined") == 1
-
-
-async def test_a_listed_room_may_be_public(door: Door) -> None:
-    door.rooms.public.add(ROOM)
-    await door.takes_in(batch("s1", invites=(Invite(ROOM, ALICE, public=True),)), allowed_rooms=frozenset({ROOM}))
-    assert (door.rooms.joined, door.rooms.left) == ([ROOM], [])
-
-
-async def test_a_room_that_turns_out_to_be_public_is_left_again(door: Door) -> None:
-    door.rooms.public.add(ROOM)
-    await door.takes_in(batch("s1", invites=(Invite(ROOM, ALICE),)))
-    assert (door.rooms.joined, door.rooms.left) == ([ROOM], [ROOM])
-
-
-@pytest.mark.parametrize("error", [Forbidden(ROOM, "withdrawn"), NotInRoom(ROOM), Refused(SERVER, "M_UNKNOWN", "no")])
-async def test_an_invitation_that_can_not_be_accepted_is_logged_and_passed_over(door: Door, error: Any) -> None:
-    door.rooms.join_troubles[ROOM] = deque([error])
-    with capture_logs() as logs:
-        await door.takes_in(batch("s1", said("$1", room_id=OTHER), invites=(Invite(ROOM, ALICE),)), batch("s2"))
-    assert door.rooms.tried_to_join == [ROOM]
-    assert [line["event"] for line in logs].count("invite_failed") == 1
-    assert len(await door.waiting(OTHER)) == 1
-
-
-async def test_a_join_that_fails_in_passing_is_tried_again_although_the_invitation_stands_in_one_sync_only(
-    door: Door,
-) -> None:
-    door.rooms.join_troubles[ROOM] = deque([DOWN, RateLimited(SERVER, 0.001)])
-    await door.takes_in(batch("s1", invites=(Invite(ROOM, ALICE),)), batch("s2"), batch("s3"), batch("s4"))
-    assert door.rooms.joined == [ROOM]
-    assert [poll for _, poll in door.rooms.asked] == [
-        LONG_POLL_MS,
-        INVITE_POLL_MS,
-        INVITE_POLL_MS,
-        LONG_POLL_MS,
-        LONG_POLL_MS,
-    ]
-
-
-async def test_a_room_that_can_not_be_joined_holds_up_nobodys_messages(door: Door) -> None:
-    door.rooms.join_troubles[ROOM] = deque([DOWN] * 1000)
-    later = [batch(f"s{n}", said(f"${n}", room_id=OTHER)) for n in range(2, INVITE_TRIES + 5)]
-    with capture_logs() as logs:
-        await door.takes_in(batch("s1", said("$1", room_id=OTHER), invites=(Invite(ROOM, ALICE),)), *later)
-    assert len(await door.waiting(OTHER)) == INVITE_TRIES + 4
-    assert len(door.rooms.tried_to_join) == INVITE_TRIES
-    assert [line["event"] for line in logs].count("invite_given_up") == 1
-    assert await door.store.read_cursor() == f"s{INVITE_TRIES + 4}"
+async def test_invitations_and_rooms_that_are_left_are_told_of(door: Door) -> None:
+    invite = Invite(ROOM, ALICE)
+    await door.takes_in(batch("s1", invites=(invite,)), batch("s2", left=(ROOM,)))
+    assert (door.invited, door.left) == ([invite], [ROOM])
 
 
 async def test_an_invitation_that_came_with_messages_that_could_not_be_stored_is_not_lost(door: Door) -> None:
     """A process's first sync tells of invitations from before its token; its repetition does not."""
     Disk(door.store).full_for = 1
     await door.takes_in(batch("s1", invites=(Invite(ROOM, ALICE),)), batch("s1"))
-    assert door.rooms.joined == [ROOM]
-
-
-async def test_an_invitation_that_is_withdrawn_meanwhile_is_forgotten(door: Door) -> None:
-    door.rooms.join_troubles[ROOM] = deque([DOWN])
-    await door.takes_in(batch("s1", invites=(Invite(ROOM, ALICE),)), batch("s2", left=(ROOM,)), batch("s3"))
-    assert door.rooms.tried_to_join == [ROOM]
+    assert door.invited == [Invite(ROOM, ALICE)]
 
 
 async def test_what_waits_in_a_room_that_is_gone_is_settled(door: Door) -> None:

@@ -1,0 +1,121 @@
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from typing import Any
+
+import pytest
+from structlog.testing import capture_logs
+
+from bot import invitations
+from bot.invitations import MAX_TRIES, Invitations
+from bot.matrix import Forbidden, Invite, LoggedOut, NotInRoom, RateLimited, Refused, Unreachable
+from bot.pace import Pace
+from bot.policy import Rules
+from tests.bot.edge import ALICE, BOB, ROOM, Rooms, until
+
+OTHER = "!other:example.org"
+SERVER = "https://example.org"
+DOWN = Unreachable(SERVER, "no connection")
+
+
+@pytest.fixture
+def rooms() -> Rooms:
+    return Rooms()
+
+
+def answers(rooms: Rooms, **rules: Any) -> Invitations:
+    return Invitations(rooms, Pace(), Rules(allows=lambda user: user == ALICE, **rules))
+
+
+async def test_an_allowed_person_gets_the_bot_into_a_private_room(rooms: Rooms) -> None:
+    invitations = answers(rooms)
+    invitations.came(Invite(ROOM, ALICE))
+    await invitations.answer_open()
+    await invitations.answer_open()
+    assert (rooms.joined, rooms.left) == ([ROOM], [])
+
+
+@pytest.mark.parametrize(
+    ("invite", "rules"),
+    [
+        (Invite(ROOM, BOB), {}),
+        (Invite(ROOM, ALICE, public=True), {}),
+        (Invite(ROOM, ALICE), {"allowed_rooms": frozenset({OTHER})}),
+    ],
+    ids=["not allowed", "public", "not listed"],
+)
+async def test_other_invitations_are_declined_without_joining(
+    rooms: Rooms, invite: Invite, rules: dict[str, Any]
+) -> None:
+    invitations = answers(rooms, **rules)
+    invitations.came(invite)
+    with capture_logs() as logs:
+        await invitations.answer_open()
+    assert (rooms.tried_to_join, rooms.left) == ([], [ROOM])
+    assert [line["event"] for line in logs].count("invite_declined") == 1
+
+
+async def test_a_listed_room_may_be_public(rooms: Rooms) -> None:
+    rooms.public.add(ROOM)
+    invitations = answers(rooms, allowed_rooms=frozenset({ROOM}))
+    invitations.came(Invite(ROOM, ALICE, public=True))
+    await invitations.answer_open()
+    assert (rooms.joined, rooms.left) == ([ROOM], [])
+
+
+async def test_a_room_that_turns_out_to_be_public_is_left_again(rooms: Rooms) -> None:
+    rooms.public.add(ROOM)
+    invitations = answers(rooms)
+    invitations.came(Invite(ROOM, ALICE))
+    await invitations.answer_open()
+    assert (rooms.joined, rooms.left) == ([ROOM], [ROOM])
+
+
+@pytest.mark.parametrize("error", [Forbidden(ROOM, "withdrawn"), NotInRoom(ROOM), Refused(SERVER, "M_UNKNOWN", "no")])
+async def test_an_invitation_that_can_not_be_accepted_is_logged_and_passed_over(rooms: Rooms, error: Any) -> None:
+    rooms.join_troubles[ROOM] = deque([error])
+    invitations = answers(rooms)
+    invitations.came(Invite(ROOM, ALICE))
+    with capture_logs() as logs:
+        await invitations.answer_open()
+        await invitations.answer_open()
+    assert rooms.tried_to_join == [ROOM]
+    assert [line["event"] for line in logs].count("invite_failed") == 1
+
+
+async def test_a_join_that_fails_in_passing_is_tried_again_while_others_are_answered(
+    rooms: Rooms, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(invitations, "RETRY_AFTER_S", 0.001)
+    ended = LoggedOut("@bot:example.org", SERVER, soft=False)
+    rooms.join_troubles[ROOM] = deque([DOWN, RateLimited(SERVER, 0.001), ended])
+    answering = answers(rooms)
+    running = asyncio.create_task(answering.run())
+    answering.came(Invite(ROOM, ALICE))
+    answering.came(Invite(OTHER, ALICE))
+    await until(lambda: len(rooms.joined) == 2)
+    running.cancel()
+    await asyncio.wait({running})
+    assert rooms.joined == [OTHER, ROOM]
+
+
+async def test_a_room_that_can_never_be_joined_is_given_up(rooms: Rooms) -> None:
+    rooms.join_troubles[ROOM] = deque([DOWN] * 1000)
+    invitations = answers(rooms)
+    invitations.came(Invite(ROOM, ALICE))
+    with capture_logs() as logs:
+        for _ in range(MAX_TRIES + 5):
+            await invitations.answer_open()
+    assert len(rooms.tried_to_join) == MAX_TRIES
+    assert [line["event"] for line in logs].count("invite_given_up") == 1
+
+
+async def test_an_invitation_that_is_withdrawn_meanwhile_is_forgotten(rooms: Rooms) -> None:
+    rooms.join_troubles[ROOM] = deque([DOWN])
+    invitations = answers(rooms)
+    invitations.came(Invite(ROOM, ALICE))
+    await invitations.answer_open()
+    invitations.ended(ROOM)
+    await invitations.answer_open()
+    assert rooms.tried_to_join == [ROOM]
