@@ -1,7 +1,13 @@
 """The store: what is true and survives a power cut. No network, no Matrix, no LLM."""
 
 from crdt.audit import audit_line, parse_audit_line, validate_event
+from crdt.care.backup import back_up_database
+from crdt.care.compact import Compacted, compact_database
+from crdt.care.progress import Progress
+from crdt.care.restore import Restored, restore_database
+from crdt.care.verify import Verification, verify_database
 from crdt.errors import (
+    BackupExists,
     CrdtError,
     InvalidEvent,
     SledMismatch,
@@ -30,12 +36,16 @@ from crdt.model import (
     Turn,
 )
 from crdt.reader import SessionSummary, StoreReader
+from crdt.settings import RESTORED_AT_MS
 from crdt.store import Store
 
 __all__ = [
     "GAP_PIPELINE_EVENT",
+    "RESTORED_AT_MS",
     "SINGLE_SLED",
     "Appended",
+    "BackupExists",
+    "Compacted",
     "CrdtError",
     "Delivery",
     "Edit",
@@ -44,7 +54,9 @@ __all__ = [
     "LlmSessionView",
     "Message",
     "PipelineEvent",
+    "Progress",
     "RecordedEvent",
+    "Restored",
     "SessionSummary",
     "SledMismatch",
     "Store",
@@ -60,7 +72,12 @@ __all__ = [
     "TurnOpen",
     "UnknownScope",
     "UnknownTurn",
+    "Verification",
     "audit_line",
+    "back_up_database",
+    "compact_database",
     "parse_audit_line",
+    "restore_database",
     "validate_event",
+    "verify_database",
 ]

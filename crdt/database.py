@@ -13,7 +13,6 @@ from __future__ import annotations
 import asyncio
 import os
 import sqlite3
-import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,17 +21,11 @@ from typing import Any, Generic, TypeVar
 import aiosqlite
 import structlog
 
-from crdt import schema
-from crdt.errors import (
-    CrdtError,
-    SledMismatch,
-    StoreClosed,
-    StoreDamaged,
-    StoreFull,
-    StoreNewer,
-    StoreUnavailable,
-)
-from crdt.owner import OwnerLock, Witness
+from crdt import opening, schema
+from crdt.errors import CrdtError, StoreClosed, StoreDamaged, StoreFull, StoreUnavailable
+from crdt.opening import BeginAnew
+from crdt.owner import OwnerLock, Witness, read_witness
+from crdt.state import State, count_commit
 
 log = structlog.get_logger(__name__)
 
@@ -46,24 +39,12 @@ MAX_UNITS = 256
 # Refused statements. Any other error of SQLite may have ended the whole transaction.
 _OF_THE_UNIT_ALONE = (sqlite3.IntegrityError, sqlite3.ProgrammingError, sqlite3.InterfaceError, sqlite3.DataError)
 
-_SQLITE_MAGIC = b"SQLite format 3\x00"
-
 
 class _Connection(aiosqlite.Connection):
     async def run(self, unit: Unit[T]) -> T:
         """Run a whole function in the connection's thread: one hop, and no await inside a transaction."""
         result: T = await self._execute(lambda: unit(self._conn))  # type: ignore[no-untyped-call]
         return result
-
-
-@dataclass(frozen=True, slots=True)
-class State:
-    """The one row that says whose database this is and how far it has come."""
-
-    database_id: str
-    sled_id: str
-    writer_id: int
-    commits: int
 
 
 @dataclass(slots=True)
@@ -107,6 +88,14 @@ class Database:
             raise StoreClosed(str(self.path))
         try:
             return await self._reader.run(lambda connection: in_snapshot(connection, query))
+        except sqlite3.Error as error:
+            raise translate(self.path, error) from error
+
+    async def vacuum(self) -> None:
+        """Write the file anew, without its free pages. Nothing else may be under way."""
+        assert self._writer is not None
+        try:
+            await self._writer.run(_vacuum)
         except sqlite3.Error as error:
             raise translate(self.path, error) from error
 
@@ -164,7 +153,7 @@ class Database:
             connection.execute("ROLLBACK")
             return self.commits
         commits = self.commits + 1
-        connection.execute("UPDATE state SET commits = ?", (commits,))
+        count_commit(connection, commits)
         connection.execute("COMMIT")
         try:
             self._lock.write_witness(Witness(commits, self.state.database_id))
@@ -217,6 +206,11 @@ def _run_in_savepoint(connection: sqlite3.Connection, unit: Unit[T]) -> T | Base
     return result
 
 
+def _vacuum(connection: sqlite3.Connection) -> None:
+    connection.execute("VACUUM")
+    connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+
+
 def _force_to_disk(connection: sqlite3.Connection) -> int:
     connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
     return int(connection.execute("SELECT commits FROM state").fetchone()[0])
@@ -237,7 +231,7 @@ def translate(path: Path, error: sqlite3.Error | OSError) -> CrdtError:
     primary = code & 0xFF if code is not None else None
     if primary == sqlite3.SQLITE_FULL:
         return StoreFull(str(path))
-    if primary in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+    if primary in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB) or "decode to UTF-8" in str(error):
         return StoreDamaged(str(path), str(error))
     if isinstance(error, OSError):
         reason = error.strerror or str(error)
@@ -255,6 +249,7 @@ async def _connect(path: Path, check: Unit[None], *, read_only: bool = False) ->
         )
         try:
             check(connection)
+            schema.prepare(connection)
             for pragma in schema.PRAGMAS[3:] if read_only else schema.PRAGMAS:
                 connection.execute(pragma).fetchall()
         except BaseException:
@@ -271,8 +266,11 @@ async def _connect(path: Path, check: Unit[None], *, read_only: bool = False) ->
     return connection
 
 
-async def open_database(path: Path, sled_id: str | None) -> Database:
+async def open_database(path: Path, sled_id: str | None, begin_anew: BeginAnew | None = None) -> Database:
     """Open the database at `path`, or make it; the process owns it until it is closed.
+
+    A database that was put in the place of another, and a backup that was not restored by `musher db restore`, is
+    given to `begin_anew`, in one commit.
 
     Raises:
         StoreBusy, StoreDamaged, StoreNewer, SledMismatch, StoreUnavailable: nothing was changed.
@@ -283,7 +281,7 @@ async def open_database(path: Path, sled_id: str | None) -> Database:
         raise translate(path, error) from error
     lock = OwnerLock.acquire(path)
     try:
-        return await _open_owned(path, lock, sled_id)
+        return await _open_owned(path, lock, sled_id, begin_anew)
     except BaseException as error:
         lock.release()
         if isinstance(error, sqlite3.Error | OSError):
@@ -291,14 +289,18 @@ async def open_database(path: Path, sled_id: str | None) -> Database:
         raise
 
 
-async def _open_owned(path: Path, lock: OwnerLock, sled_id: str | None) -> Database:
-    _check_file(path)
-    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+async def _open_owned(path: Path, lock: OwnerLock, sled_id: str | None, begin_anew: BeginAnew | None) -> Database:
+    opening.check_file(path)
     witness = lock.read_witness()
-    writer = await _connect(path, lambda connection: check_schema(connection, path))
+    opening.check_presence(path, witness)
+    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+    # Looked at before it is opened for writing, which would move what is left of a broken WAL into the file.
+    looker = await _connect(path, lambda connection: opening.inspect(connection, path, witness), read_only=True)
+    await looker.close()
+    writer = await _connect(path, lambda connection: opening.check_schema(connection, path))
     reader = None
     try:
-        state = await writer.run(lambda connection: _prepare(connection, path, sled_id, witness))
+        state = await writer.run(lambda connection: opening.prepare(connection, path, sled_id, witness, begin_anew))
         reader = await _connect(path, lambda connection: None, read_only=True)
         lock.write_witness(Witness(state.commits, state.database_id))
     except BaseException:
@@ -309,91 +311,26 @@ async def _open_owned(path: Path, lock: OwnerLock, sled_id: str | None) -> Datab
     return Database(path, lock, state, writer, reader)
 
 
-def _check_file(path: Path) -> None:
-    if not path.exists():
-        return
-    with path.open("rb") as file:
-        magic = file.read(len(_SQLITE_MAGIC))
-    if magic and magic != _SQLITE_MAGIC:
-        raise StoreDamaged(
-            str(path), "the file is not an SQLite database", "point store.path at another file, or restore a backup"
-        )
-
-
-def check_schema(connection: sqlite3.Connection, path: Path) -> None:
-    """Refuse a file that is not Musher's, or is a newer Musher's, before anything in it is touched."""
-    application_id: int = connection.execute("PRAGMA application_id").fetchone()[0]
-    found: int = connection.execute("PRAGMA user_version").fetchone()[0]
-    is_empty = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0
-    if application_id != schema.APPLICATION_ID and not (is_empty and application_id == 0):
-        raise StoreDamaged(str(path), "it is another program's database", "point store.path at another file")
-    if found > schema.SCHEMA:
-        raise StoreNewer(str(path), found, schema.SCHEMA)
-
-
-def _prepare(connection: sqlite3.Connection, path: Path, sled_id: str | None, witness: Witness | None) -> State:
-    found: int = connection.execute("PRAGMA user_version").fetchone()[0]
-    if found < schema.SCHEMA:
-        schema.migrate(connection, found)
-        log.info("schema_migrated", path=str(path), found=found, schema=schema.SCHEMA)
-    state = _read_state(connection)
-    if state is None:
-        state = State(uuid.uuid4().hex, sled_id or f"sled-{uuid.uuid4().hex[:8]}", new_writer_id(), 0)
-        values = (state.database_id, state.sled_id, state.writer_id, state.commits)
-        connection.execute("INSERT INTO state VALUES (1, ?, ?, ?, ?)", values)
-        log.info("database_created", path=str(path), sled=state.sled_id)
-    if sled_id is not None and sled_id != state.sled_id:
-        raise SledMismatch(str(path), state.sled_id, sled_id)
-    _check_witness(path, state, witness)
-    return state
-
-
-def _check_witness(path: Path, state: State, witness: Witness | None) -> None:
-    if witness is None:
-        return
-    if witness.database_id != state.database_id:
-        log.warning("database_replaced", path=str(path), witness=witness.database_id, found=state.database_id)
-    elif witness.commits > state.commits:
-        missing = witness.commits - state.commits
-        raise StoreDamaged(str(path), f"the newest {missing} commits are missing")
-
-
-def new_writer_id() -> int:
-    """A CRDT client id that no replica has used: 32 random bits, which encode in five bytes."""
-    return uuid.uuid4().int & 0xFFFFFFFF
-
-
-def _read_state(connection: sqlite3.Connection) -> State | None:
-    row = connection.execute("SELECT database_id, sled_id, writer_id, commits FROM state").fetchone()
-    return State(*row) if row else None
-
-
-def _read_state_if_any(connection: sqlite3.Connection) -> State | None:
-    found = connection.execute("PRAGMA user_version").fetchone()[0]
-    return _read_state(connection) if found else None
-
-
 async def open_read_only(path: Path) -> tuple[_Connection, State]:
     """Open an existing database for reading beside its owner.
 
     Raises:
         StoreDamaged, StoreNewer, StoreUnavailable: there is no such database, or it can't be read.
     """
+    witness = read_witness(path)
+    opening.check_presence(path, witness)
     if not path.exists():  # noqa: ASYNC240 - one stat of a local file
         raise StoreUnavailable(str(path), "does not exist", "check store.path, or start 'musher run' first")
-    _check_file(path)
+    opening.check_file(path)
     try:
-        connection = await _connect(path, lambda connection: check_schema(connection, path), read_only=True)
+        connection = await _connect(path, lambda connection: opening.check_schema(connection, path), read_only=True)
     except sqlite3.Error as error:
         raise translate(path, error) from error
     try:
-        state = await connection.run(_read_state_if_any)
+        state = await connection.run(lambda connection: opening.read_current_state(connection, path, witness))
     except BaseException as error:
         await connection.close()
         if isinstance(error, sqlite3.Error):
             raise translate(path, error) from error
         raise
-    if state is None:
-        await connection.close()
-        raise StoreUnavailable(str(path), "is still empty", "start 'musher run' first")
     return connection, state

@@ -127,7 +127,7 @@ def read_document(connection: sqlite3.Connection, name: str) -> StoredDocument |
         raise ValueError(f"the row of document {name} was altered")
     found = connection.execute("SELECT ops, data, checksum FROM snapshots WHERE doc_id = ?", (doc_id,)).fetchone()
     snapshot_ops, snapshot, snapshot_checksum = found or (0, None, None)
-    if snapshot is not None and snapshot_checksum != checksum(name, snapshot_ops, snapshot):
+    if found and (snapshot_checksum != checksum(name, snapshot_ops, snapshot) or not isinstance(snapshot, bytes)):
         raise ValueError(f"the snapshot of document {name} was altered")
     rows = connection.execute(
         "SELECT seq, writer_id, data, checksum FROM ops WHERE doc_id = ? ORDER BY seq", (doc_id,)
@@ -136,7 +136,7 @@ def read_document(connection: sqlite3.Connection, name: str) -> StoredDocument |
     for expected, (seq, writer_id, data, op_checksum) in enumerate(rows, snapshot_ops + 1):
         if seq != expected:
             raise ValueError(f"op {expected} of document {name} is missing")
-        if op_checksum != checksum(name, seq, writer_id, data):
+        if op_checksum != checksum(name, seq, writer_id, data) or not isinstance(data, bytes):
             raise ValueError(f"op {seq} of document {name} was altered")
         updates.append(data)
     if snapshot_ops + len(updates) != ops:

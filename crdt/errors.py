@@ -68,6 +68,13 @@ class StoreDamaged(CrdtError):
         super().__init__(f"the database {path} is damaged: {problem}; {advice}")
 
 
+class BackupExists(CrdtError):
+    """A backup was to be written over a file that is there already."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__(f"the file {path} exists already: name another file, or overwrite it with --force")
+
+
 class StoreNewer(CrdtError):
     """The database was written by a newer Musher."""
 

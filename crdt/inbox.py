@@ -104,6 +104,12 @@ def settle_turn(connection: sqlite3.Connection, turn_key: str, outcome: str) -> 
     )
 
 
+def settle_triggers(connection: sqlite3.Connection, outcome: str) -> int:
+    """Settle all messages that wait for an answer; those that wait as context stay. Returns how many there were."""
+    keys = connection.execute("SELECT key FROM inbox WHERE outcome IS NULL AND NOT is_context").fetchall()
+    return settle(connection, [key for (key,) in keys], outcome)
+
+
 def waiting(connection: sqlite3.Connection, session_id: str) -> list[Message]:
     """Read a session's unsettled messages, oldest first.
 

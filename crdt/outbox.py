@@ -22,7 +22,7 @@ def insert(connection: sqlite3.Connection, deliveries: Iterable[Delivery], now_m
         connection.execute(
             "INSERT OR IGNORE INTO outbox (delivery_id, session_id, event_type, content, queued_at, checksum) "
             "VALUES (?, ?, ?, ?, ?, ?)",
-            (*row, now_ms, checksum(*row)),
+            (*row, now_ms, checksum(*row, 0, None)),
         )
 
 
@@ -39,7 +39,8 @@ def due(connection: sqlite3.Connection) -> list[Delivery]:
     ).fetchall()
     deliveries = []
     for delivery_id, session_id, event_type, content, stored_checksum, attempts, first_attempt_at in rows:
-        if stored_checksum != checksum(delivery_id, session_id, event_type, content):
+        row = (delivery_id, session_id, event_type, content, attempts, first_attempt_at)
+        if stored_checksum != checksum(*row):
             raise ValueError(f"the outbox row of delivery {delivery_id} was altered")
         deliveries.append(Delivery(delivery_id, session_id, content, event_type, attempts, first_attempt_at))
     return deliveries
@@ -47,11 +48,25 @@ def due(connection: sqlite3.Connection) -> list[Delivery]:
 
 def attempted(connection: sqlite3.Connection, delivery_id: str, now: float) -> None:
     """Count an attempt, before it is made."""
+    first = "CAST(coalesce(first_attempt_at, ?1) AS REAL)"
     connection.execute(
-        "UPDATE outbox SET attempts = attempts + 1, first_attempt_at = coalesce(first_attempt_at, ?) "
-        "WHERE delivery_id = ? AND outcome IS NULL",
+        f"UPDATE outbox SET attempts = attempts + 1, first_attempt_at = {first}, "
+        f"checksum = row_checksum(delivery_id, session_id, event_type, content, attempts + 1, {first}) "
+        "WHERE delivery_id = ?2 AND outcome IS NULL",
         (now, delivery_id),
     )
+
+
+def doubt(connection: sqlite3.Connection) -> int:
+    """Take every open delivery for attempted, and that so long ago that no homeserver remembers it; returns how many.
+
+    What a restored backup still holds as unsent may have been sent since; now each is first looked for in its room.
+    """
+    return connection.execute(
+        "UPDATE outbox SET attempts = max(attempts, 1), first_attempt_at = 0.0, "
+        "checksum = row_checksum(delivery_id, session_id, event_type, content, max(attempts, 1), 0.0) "
+        "WHERE outcome IS NULL"
+    ).rowcount
 
 
 def settle(connection: sqlite3.Connection, delivery_id: str, outcome: str, event_id: str | None) -> bool:

@@ -64,10 +64,7 @@ class OwnerLock:
 
     def read_witness(self) -> Witness | None:
         """Read the witness; `None` for a database that has none yet."""
-        fields = os.pread(self._descriptor, 200, _WITNESS_OFFSET).decode("ascii", "replace").split()
-        if len(fields) != 2 or not fields[0].isdigit():
-            return None
-        return Witness(int(fields[0]), fields[1])
+        return _parse(os.pread(self._descriptor, 200, _WITNESS_OFFSET))
 
     def write_witness(self, witness: Witness) -> None:
         """Note the newest commit. Not synced: it has to outlive the process, not the power."""
@@ -76,3 +73,22 @@ class OwnerLock:
     def release(self) -> None:
         """Let go of the lock; the file stays, for its witness."""
         os.close(self._descriptor)
+
+
+def read_witness(database: Path) -> Witness | None:
+    """Read the witness beside its owner; `None` where there is none.
+
+    Read it before the database: what that shows afterwards is at least as new.
+    """
+    try:
+        found = lock_path(database).read_bytes()
+    except OSError:  # without a lock file, or leave to read it, nothing is known; the owner will say more
+        return None
+    return _parse(found[_WITNESS_OFFSET : _WITNESS_OFFSET + 200])
+
+
+def _parse(found: bytes) -> Witness | None:
+    fields = found.decode("ascii", "replace").split()
+    if len(fields) != 2 or not fields[0].isdigit():
+        return None
+    return Witness(int(fields[0]), fields[1])

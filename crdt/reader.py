@@ -94,6 +94,11 @@ class StoreReader:
 
         def query(connection: sqlite3.Connection) -> list[SessionSummary]:
             rows = connection.execute("SELECT session_id FROM sessions ORDER BY session_id").fetchall()
+            names = ("session/", "session0")  # "0" is what follows "/"
+            query = "SELECT count(*) FROM documents WHERE name > ? AND name < ?"
+            (documents,) = connection.execute(query, names).fetchone()
+            if documents != len(rows):
+                raise ValueError(f"there are {documents} documents of sessions, but rows of {len(rows)} sessions")
             return [summary for (session_id,) in rows if (summary := _summary(connection, session_id))]
 
         return await self._read(query)

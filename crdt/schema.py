@@ -111,23 +111,37 @@ CREATE TABLE outbox (
 CREATE INDEX outbox_due ON outbox (session_id, position) WHERE outcome IS NULL;
 """
 
-MIGRATIONS: Final = (_FIRST,)
+_SECOND = """
+ALTER TABLE state ADD COLUMN checksum INTEGER NOT NULL DEFAULT 0;
+UPDATE state SET checksum = row_checksum(database_id, sled_id, writer_id, commits);
+ALTER TABLE turns ADD COLUMN checksum INTEGER NOT NULL DEFAULT 0;
+UPDATE turns SET checksum = row_checksum(session_id, key, attempts, outcome, begun_at);
+UPDATE outbox SET checksum = row_checksum(delivery_id, session_id, event_type, content, attempts, first_attempt_at)
+    WHERE outcome IS NULL;
+"""
+
+MIGRATIONS: Final = (_FIRST, _SECOND)
 """Script n brings a database from schema n to n + 1; a published script is never changed."""
 
 SCHEMA: Final = len(MIGRATIONS)
 """The schema that this version writes, kept in `user_version`."""
 
 
-def migrate(connection: sqlite3.Connection, found: int) -> None:
-    """Bring the database from schema `found` to `SCHEMA`, all or nothing."""
+def prepare(connection: sqlite3.Connection) -> None:
+    """Give a connection `row_checksum(…)`, which statements that write rows use."""
+    connection.create_function("row_checksum", -1, checksum, deterministic=True)
+
+
+def migrate(connection: sqlite3.Connection, found: int, wanted: int = SCHEMA) -> None:
+    """Bring the database from schema `found` to `wanted`, all or nothing. The connection has been prepared."""
     connection.execute("BEGIN IMMEDIATE")
     try:
-        for script in MIGRATIONS[found:]:
+        for script in MIGRATIONS[found:wanted]:
             for statement in script.split(";"):
                 if statement.strip():
                     connection.execute(statement)
         connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-        connection.execute(f"PRAGMA user_version = {SCHEMA}")
+        connection.execute(f"PRAGMA user_version = {wanted}")
         connection.execute("COMMIT")
     except BaseException:
         connection.rollback()

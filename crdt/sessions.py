@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 
 import structlog
 
-from crdt import inbox, outbox, transcript
+from crdt import inbox, outbox, transcript, turns
 from crdt.database import Database
 from crdt.documents import (
     COMPACT_AFTER_OPS,
@@ -28,7 +28,7 @@ from crdt.documents import (
     delete_document,
     insert_ops,
 )
-from crdt.errors import StoreDamaged, TurnOpen, UnknownScope, UnknownTurn
+from crdt.errors import StoreDamaged, TurnOpen, UnknownScope
 from crdt.event_log import EventLog
 from crdt.marks import Marks, advance
 from crdt.model import SINGLE_SLED, Delivery, LlmSessionView, Message, TranscriptEntry, Turn
@@ -41,14 +41,6 @@ ROLL_AFTER_ENTRIES = 200
 """Entries of one part (measured: rolling at 200 keeps a turn at 24 microseconds and a read at 0.75 ms)."""
 
 SESSIONS_IN_MEMORY = 256
-
-
-class _TurnKnown(Exception):
-    """The turn that was to be begun has a row already."""
-
-
-class _TurnSettled(Exception):
-    """The turn that was to be completed is complete already."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +84,8 @@ def _check_no_document(connection: sqlite3.Connection, session_id: str) -> None:
         raise ValueError(f"the row of session {session_id} is missing")
 
 
-def _write_session_row(connection: sqlite3.Connection, session_id: str, row: SessionRow) -> None:
+def write_session_row(connection: sqlite3.Connection, session_id: str, row: SessionRow) -> None:
+    """Store a session's row."""
     connection.execute(
         "INSERT OR REPLACE INTO sessions VALUES (?, ?, ?, ?)",
         (session_id, row.part, row.turns, checksum(session_id, row.part, row.turns)),
@@ -165,13 +158,13 @@ class Sessions:
             now = self._clock_ms()
 
             def begin(connection: sqlite3.Connection) -> None:
-                _insert_turn(connection, session_id, turn.key, now)
+                turns.insert(connection, session_id, turn.key, now)
                 inbox.freeze(connection, turn.key, (turn.key, *covers))
                 inbox.settle(connection, [message.key for message in context], "context")
 
             try:
                 await self._commit(session, [op], begin)
-            except _TurnKnown:
+            except turns.TurnKnown:
                 return await self._begin_again(session_id, asked.key)
         if telling.mark is not None:
             self._log_assemble(session_id, telling)
@@ -179,14 +172,7 @@ class Sessions:
         return turn
 
     async def _begin_again(self, session_id: str, key: str) -> Turn:
-        def count(connection: sqlite3.Connection) -> int:
-            where = "WHERE session_id = ? AND key = ?"
-            connection.execute(
-                f"UPDATE turns SET attempts = attempts + 1 {where} AND outcome IS NULL", (session_id, key)
-            )
-            return int(connection.execute(f"SELECT attempts FROM turns {where}", (session_id, key)).fetchone()[0])
-
-        attempt = await self._database.write(count)
+        attempt = await self._database.write(lambda connection: turns.attempt_again(connection, session_id, key))
         session = await self._open(session_id)
         entries = [entry for entry in transcript.read_entries(session.document) if entry.key == key]
         said = next((entry for entry in entries if entry.role == "user"), TranscriptEntry("user", key, ""))
@@ -199,15 +185,7 @@ class Sessions:
 
     async def park_turn(self, session_id: str, key: str) -> None:
         """Take back the newest attempt at an open turn: it was broken off in order, and was no death."""
-
-        def park(connection: sqlite3.Connection) -> None:
-            connection.execute(
-                "UPDATE turns SET attempts = attempts - 1 "
-                "WHERE session_id = ? AND key = ? AND outcome IS NULL AND attempts > 0",
-                (session_id, key),
-            )
-
-        await self._database.write(park)
+        await self._database.write(lambda connection: turns.take_attempt_back(connection, session_id, key))
         log.info("turn_parked", session=session_id, turn=key)
 
     async def complete_turn(self, turn: Turn, reply: str, deliveries: Sequence[Delivery], failed: bool) -> bool:
@@ -220,7 +198,7 @@ class Sessions:
         now = self._clock_ms()
 
         def complete(connection: sqlite3.Connection) -> None:
-            _settle_turn(connection, turn, outcome)
+            turns.settle(connection, turn.session_id, turn.key, outcome)
             inbox.settle_turn(connection, turn.key, outcome)
             outbox.insert(connection, deliveries, now)
 
@@ -231,7 +209,7 @@ class Sessions:
             session = replace(session, row=replace(session.row, turns=session.row.turns + 1))
             try:
                 await self._commit(session, [op], complete)
-            except _TurnSettled:
+            except turns.TurnSettled:
                 return False
         log.info("turn_completed", session=turn.session_id, turn=turn.key, outcome=outcome, deliveries=len(deliveries))
         return True
@@ -314,7 +292,7 @@ class Sessions:
             if also is not None:
                 also(connection)
             insert_ops(connection, self._database.state.writer_id, ops)
-            _write_session_row(connection, session.session_id, session.row)
+            write_session_row(connection, session.session_id, session.row)
 
         try:
             await self._database.write(store)
@@ -349,20 +327,3 @@ class Sessions:
 
     def _log_assemble(self, session_id: str, telling: Telling) -> None:
         log.info("assemble", session=session_id, sled_entries=telling.entries, gap_count=telling.gaps)
-
-
-def _insert_turn(connection: sqlite3.Connection, session_id: str, key: str, now_ms: int) -> None:
-    known = connection.execute("SELECT 1 FROM turns WHERE session_id = ? AND key = ?", (session_id, key)).fetchone()
-    if known:
-        raise _TurnKnown
-    connection.execute("INSERT INTO turns VALUES (?, ?, 1, NULL, ?)", (session_id, key, now_ms))
-
-
-def _settle_turn(connection: sqlite3.Connection, turn: Turn, outcome: str) -> None:
-    where = (turn.session_id, turn.key)
-    found = connection.execute("SELECT outcome FROM turns WHERE session_id = ? AND key = ?", where).fetchone()
-    if found is None:
-        raise UnknownTurn(*where)
-    if found[0] is not None:
-        raise _TurnSettled
-    connection.execute("UPDATE turns SET outcome = ? WHERE session_id = ? AND key = ?", (outcome, *where))

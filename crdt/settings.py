@@ -4,8 +4,16 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Mapping
+from typing import Final
 
 from crdt.schema import checksum
+
+CURSOR: Final = "cursor"
+"""The token up to which messages were taken in."""
+RESTORED_AT_MS: Final = "restored_at_ms"
+"""When the database went on from an earlier state (Unix ms): what was said before is history, not to be answered."""
+BACKUP_MADE_AT_MS: Final = "backup_made_at_ms"
+"""Stands only in a backup: when it was made (Unix ms)."""
 
 
 def read(connection: sqlite3.Connection, name: str) -> str | None:
@@ -29,3 +37,8 @@ def write(connection: sqlite3.Connection, values: Mapping[str, str]) -> None:
         "INSERT OR REPLACE INTO settings VALUES (?, ?, ?)",
         [(name, value, checksum(name, value)) for name, value in values.items()],
     )
+
+
+def forget(connection: sqlite3.Connection, *names: str) -> None:
+    """Remove some."""
+    connection.executemany("DELETE FROM settings WHERE name = ?", [(name,) for name in names])

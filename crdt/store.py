@@ -17,9 +17,11 @@ from typing import Any, Final, TypeVar
 import structlog
 
 from crdt import inbox, outbox, settings
+from crdt.care.pruning import prune
+from crdt.care.renewal import begin_anew
 from crdt.database import Database, Unit, open_database
 from crdt.errors import CrdtError, StoreClosed, StoreDamaged
-from crdt.event_log import DEDUPE_DAYS, EventLog, validate_batches
+from crdt.event_log import EventLog, validate_batches
 from crdt.model import (
     Appended,
     Delivery,
@@ -43,8 +45,6 @@ T = TypeVar("T")
 
 SEGMENT_EVENTS: Final = 10_000
 """Events of one log segment: 1.5 MB in memory, a few milliseconds to load."""
-
-_CURSOR: Final = "cursor"
 
 OnStep = Callable[[str], Awaitable[None]]
 """Called with "admit", "begin" or "complete" right after the commit of that step, before its caller goes on."""
@@ -96,7 +96,7 @@ class Store:
         return store
 
     async def __aenter__(self) -> Store:
-        database = await open_database(self.path, self._asked_sled_id)
+        database = await open_database(self.path, self._asked_sled_id, begin_anew)
         try:
             self._event_log = EventLog(database, self._segment_events, self._retention, _now_ms)
             await self._event_log.open()
@@ -319,7 +319,7 @@ class Store:
             inbox.edit(connection, edits)
             inbox.redact(connection, redactions)
             if cursor is not None:
-                settings.write(connection, {_CURSOR: cursor})
+                settings.write(connection, {settings.CURSOR: cursor})
             return new
 
         new = await self._write(admit)
@@ -330,7 +330,7 @@ class Store:
 
     async def read_cursor(self) -> str | None:
         """Read the token that the newest `admit` stored."""
-        return await self.read_setting(_CURSOR)
+        return await self.read_setting(settings.CURSOR)
 
     async def waiting_sessions(self) -> list[str]:
         """Read which sessions have a message that waits for an answer, the longest waiting first."""
@@ -381,15 +381,7 @@ class Store:
 
     async def housekeep(self) -> None:
         """Apply retention by age, and forget settled rows that are too old to come again."""
-        before_ms = _now_ms() - DEDUPE_DAYS * 86_400_000
-
-        def prune(connection: sqlite3.Connection) -> int:
-            turns = connection.execute(
-                "DELETE FROM turns WHERE outcome IS NOT NULL AND begun_at < ?", (before_ms,)
-            ).rowcount
-            return turns + inbox.prune(connection, before_ms) + outbox.prune(connection, before_ms)
-
-        pruned = await self._write(prune)
+        pruned = await self._write(lambda connection: prune(connection, _now_ms()))
         await self._unbroken(self._open_event_log.housekeep())
         log.info("housekeeping_done", pruned=pruned)
 

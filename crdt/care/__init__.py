@@ -1,0 +1,1 @@
+"""Care of the database: verify, compact, back up, restore; and what a copy from an earlier time must give up."""

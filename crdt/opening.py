@@ -1,0 +1,144 @@
+"""What has to be so before a database is used: it is Musher's, sound, complete, and of a known schema."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+import structlog
+
+from crdt import schema, settings, soundness
+from crdt.errors import SledMismatch, StoreDamaged, StoreNewer, StoreUnavailable
+from crdt.owner import Witness, lock_path
+from crdt.state import State, new_state, read_state, write_state
+
+log = structlog.get_logger(__name__)
+
+BeginAnew = Callable[[sqlite3.Connection, State], State]
+"""What makes of a copy from an earlier time a database that goes on from there, inside a transaction of its caller; it
+returns the new identity."""
+
+_SQLITE_MAGIC: Final = b"SQLite format 3\x00"
+
+
+def check_file(path: Path) -> None:
+    """Refuse what is no SQLite database at all."""
+    if not path.exists():
+        return
+    with path.open("rb") as file:
+        magic = file.read(len(_SQLITE_MAGIC))
+    if magic and magic != _SQLITE_MAGIC:
+        raise StoreDamaged(
+            str(path), "the file is not an SQLite database", "point store.path at another file, or restore a backup"
+        )
+
+
+def check_presence(path: Path, witness: Witness | None) -> None:
+    """Refuse a file that is gone, or empty, although commits were made in it."""
+    if witness is None or witness.commits == 0 or (path.exists() and path.stat().st_size):
+        return
+    raise StoreDamaged(
+        str(path),
+        f"the file is {'empty' if path.exists() else 'gone'}, and {witness.commits} commits were made in it",
+        f"restore a backup with 'musher db restore FILE', or remove {lock_path(path)} to begin with an empty database",
+    )
+
+
+def check_schema(connection: sqlite3.Connection, path: Path) -> None:
+    """Refuse a file that is not Musher's, or is a newer Musher's, before anything in it is touched."""
+    application_id: int = connection.execute("PRAGMA application_id").fetchone()[0]
+    found: int = connection.execute("PRAGMA user_version").fetchone()[0]
+    is_empty = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0
+    if application_id != schema.APPLICATION_ID and not (is_empty and application_id == 0):
+        raise StoreDamaged(str(path), "it is another program's database", "point store.path at another file")
+    if found > schema.SCHEMA:
+        raise StoreNewer(str(path), found, schema.SCHEMA)
+
+
+def inspect(connection: sqlite3.Connection, path: Path, witness: Witness | None) -> None:
+    """Refuse a database that is damaged, or behind its witness."""
+    check_schema(connection, path)
+    try:
+        if soundness.check(connection) == schema.SCHEMA:
+            check_witness(read_state(connection), path, witness)
+    except ValueError as error:
+        raise StoreDamaged(str(path), str(error)) from error
+
+
+def check_witness(state: State | None, path: Path, witness: Witness | None) -> None:
+    """Refuse a database that has lost commits since its witness was written."""
+    if witness is None or state is None or witness.database_id != state.database_id:
+        return
+    if witness.commits > state.commits:
+        raise StoreDamaged(str(path), f"the newest {witness.commits - state.commits} commits are missing")
+
+
+def prepare(
+    connection: sqlite3.Connection,
+    path: Path,
+    sled_id: str | None,
+    witness: Witness | None,
+    begin_anew: BeginAnew | None,
+) -> State:
+    """Bring an inspected database up to date, or make it; returns whose it is from now on."""
+    migrate(connection, path)
+    state = read_state(connection)
+    if state is None:
+        state = new_state(sled_id)
+        write_state(connection, state)
+        log.info("database_created", path=str(path), sled=state.sled_id)
+        return state
+    if sled_id is not None and sled_id != state.sled_id:
+        raise SledMismatch(str(path), state.sled_id, sled_id)
+    check_witness(state, path, witness)
+    was_replaced = witness is not None and witness.database_id != state.database_id
+    if was_replaced or settings.read(connection, settings.BACKUP_MADE_AT_MS) is not None:
+        log.warning("database_replaced", path=str(path), found=state.database_id, commits=state.commits)
+        state = in_one_commit(connection, path, state, begin_anew) if begin_anew is not None else state
+    return state
+
+
+def migrate(connection: sqlite3.Connection, path: Path) -> None:
+    """Bring a database of an older schema up to date."""
+    found: int = connection.execute("PRAGMA user_version").fetchone()[0]
+    if found < schema.SCHEMA:
+        schema.migrate(connection, found)
+        log.info("schema_migrated", path=str(path), found=found, schema=schema.SCHEMA)
+
+
+def in_one_commit(connection: sqlite3.Connection, path: Path, state: State, begin_anew: BeginAnew) -> State:
+    """Have a database begin anew, all or nothing."""
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        state = begin_anew(connection, state)
+        connection.execute("COMMIT")
+    except BaseException as error:
+        connection.rollback()
+        if isinstance(error, ValueError):
+            raise StoreDamaged(str(path), str(error)) from error
+        raise
+    return state
+
+
+def read_current_state(connection: sqlite3.Connection, path: Path, witness: Witness | None) -> State:
+    """Read whose database this is, for somebody who only looks.
+
+    Raises:
+        StoreDamaged: the row was altered, or the database is behind its witness.
+        StoreUnavailable: it is empty, or older than this version.
+    """
+    found: int = connection.execute("PRAGMA user_version").fetchone()[0]
+    if 0 < found < schema.SCHEMA:
+        raise StoreUnavailable(
+            str(path), f"still has schema {found}, not {schema.SCHEMA}", "start 'musher run' once, which updates it"
+        )
+    try:
+        state = read_state(connection) if found else None
+    except ValueError as error:
+        raise StoreDamaged(str(path), str(error)) from error
+    if state is None:
+        raise StoreUnavailable(str(path), "is still empty", "start 'musher run' first")
+    check_witness(state, path, witness)
+    return state

@@ -1,0 +1,102 @@
+"""What is checked before a database is used: its tables, its pages, and every row that is short or open.
+
+SQLite's `integrity_check` finds pages that are damaged, lost or used twice, rows that an index does not have, and
+values of a wrong type. It misses most altered values (measured: 32 of 40 flipped bits); the rows' checksums find those.
+Ops and snapshots, nearly all of a large file, are left to their readers: each is checked whenever it is read.
+
+Measured at 1,000,000 events: 50 ms; with 900,000 dedupe keys and 400,000 settled messages and deliveries, 0.4 s.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from functools import cache
+from typing import Final
+
+from crdt import schema
+from crdt.schema import checksum
+
+ROWS: Final = (
+    ("the row of setting {}", "SELECT name, checksum, name, value FROM settings"),
+    ("the row of document {}", "SELECT name, checksum, name, ops FROM documents"),
+    (
+        "the row of log segment {}",
+        "SELECT segment, checksum, sled_id, segment, first_seq, events, sealed_at FROM segments",
+    ),
+    ("the row of session {}", "SELECT session_id, checksum, session_id, part, turns FROM sessions"),
+    (
+        "the row of turn {}",
+        "SELECT key, checksum, session_id, key, attempts, outcome, begun_at FROM turns WHERE outcome IS NULL",
+    ),
+    (
+        "the inbox row of message {}",
+        "SELECT key, checksum, key, session_id, sender, text, is_context, details FROM inbox WHERE outcome IS NULL",
+    ),
+    (
+        "the outbox row of delivery {}",
+        "SELECT delivery_id, checksum, delivery_id, session_id, event_type, content, attempts, first_attempt_at "
+        "FROM outbox WHERE outcome IS NULL",
+    ),
+)
+"""How a row is named, and where it stands: its name, its checksum, the fields that the checksum is over.
+
+What is settled has no text left to protect, and its key stands in an index as well, which SQLite compares."""
+
+
+def check(connection: sqlite3.Connection) -> int:
+    """Check a database of any schema that this version knows, and return its schema; one without tables is sound.
+
+    Raises:
+        ValueError: it is damaged; the message says where.
+        sqlite3.Error: SQLite can't read it.
+    """
+    found = check_tables(connection)
+    for problem in pages(connection, at_most=1):
+        raise ValueError(problem)
+    if found == schema.SCHEMA:  # older ones have rows without a checksum, which their migration adds
+        for problem in rows(connection):
+            raise ValueError(problem)
+    return found
+
+
+def check_tables(connection: sqlite3.Connection) -> int:
+    """Check that each table and index is there as it was made, and return the schema that was found.
+
+    Raises:
+        ValueError: one is not.
+    """
+    version: int = connection.execute("PRAGMA user_version").fetchone()[0]
+    found = set(connection.execute("SELECT name, tbl_name, sql FROM sqlite_master"))
+    if version == 0 and found:
+        raise ValueError("its schema number was altered")
+    altered = sorted(name for name, *rest in _expected(version) if (name, *rest) not in found)
+    if altered:
+        raise ValueError(f"the definition of {altered[0]} was altered")
+    return version
+
+
+@cache
+def _expected(version: int) -> frozenset[tuple[str, str, str]]:
+    connection = sqlite3.connect(":memory:", isolation_level=None)
+    try:
+        schema.prepare(connection)
+        schema.migrate(connection, 0, version)
+        return frozenset(connection.execute("SELECT name, tbl_name, sql FROM sqlite_master"))
+    finally:
+        connection.close()
+
+
+def pages(connection: sqlite3.Connection, at_most: int) -> list[str]:
+    """Have SQLite look through all pages and indexes; returns what it finds wrong."""
+    found = connection.execute(f"PRAGMA integrity_check({at_most})").fetchall()
+    return [f"SQLite finds: {problem.strip()}" for (problem,) in found if problem != "ok"]
+
+
+def rows(connection: sqlite3.Connection) -> list[str]:
+    """Check the rows that are few or short; returns which were altered."""
+    altered = []
+    for called, query in ROWS:
+        for name, stored_checksum, *fields in connection.execute(query):
+            if stored_checksum != checksum(*fields):
+                altered.append(f"{called.format(name)} was altered")
+    return altered

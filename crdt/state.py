@@ -1,0 +1,61 @@
+"""The one row that says whose database this is, who writes in it, and how far it has come."""
+
+from __future__ import annotations
+
+import sqlite3
+import uuid
+from dataclasses import dataclass
+
+from crdt.schema import checksum
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """The row. `database_id` names one line of history: what was restored from a backup begins another."""
+
+    database_id: str
+    sled_id: str
+    writer_id: int
+    commits: int
+
+
+def read_state(connection: sqlite3.Connection) -> State | None:
+    """Read the row; `None` before it was first written.
+
+    Raises:
+        ValueError: it was altered.
+    """
+    row = connection.execute("SELECT database_id, sled_id, writer_id, commits, checksum FROM state").fetchone()
+    if row is None:
+        return None
+    *fields, stored_checksum = row
+    if stored_checksum != checksum(*fields):
+        raise ValueError("the row of the database's own state was altered")
+    return State(*fields)
+
+
+def write_state(connection: sqlite3.Connection, state: State) -> None:
+    """Write the row, over what it was."""
+    fields = (state.database_id, state.sled_id, state.writer_id, state.commits)
+    connection.execute(
+        "INSERT OR REPLACE INTO state (id, database_id, sled_id, writer_id, commits, checksum) "
+        "VALUES (1, ?, ?, ?, ?, ?)",
+        (*fields, checksum(*fields)),
+    )
+
+
+def count_commit(connection: sqlite3.Connection, commits: int) -> None:
+    """Write the number of the commit that is about to be made."""
+    connection.execute(
+        "UPDATE state SET commits = ?1, checksum = row_checksum(database_id, sled_id, writer_id, ?1)", (commits,)
+    )
+
+
+def new_state(sled_id: str | None = None, commits: int = 0) -> State:
+    """Make an identity that no database has had; without a `sled_id` the sled is new as well."""
+    return State(uuid.uuid4().hex, sled_id or f"sled-{uuid.uuid4().hex[:8]}", new_writer_id(), commits)
+
+
+def new_writer_id() -> int:
+    """A CRDT client id that no replica has used: 32 random bits, which encode in five bytes."""
+    return uuid.uuid4().int & 0xFFFFFFFF

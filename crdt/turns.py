@@ -1,0 +1,70 @@
+"""The rows of turns: which were begun, how often, and what became of each."""
+
+from __future__ import annotations
+
+import sqlite3
+
+from crdt.errors import UnknownTurn
+from crdt.schema import checksum
+
+_WHERE = "WHERE session_id = ? AND key = ?"
+_SET_ATTEMPTS = (
+    "UPDATE turns SET attempts = attempts + ?1, "
+    "checksum = row_checksum(session_id, key, attempts + ?1, outcome, begun_at) "
+    "WHERE session_id = ?2 AND key = ?3 AND outcome IS NULL AND attempts + ?1 >= 0"
+)
+
+
+class TurnKnown(Exception):
+    """The turn that was to be begun has a row already."""
+
+
+class TurnSettled(Exception):
+    """The turn that was to be completed is complete already."""
+
+
+def insert(connection: sqlite3.Connection, session_id: str, key: str, now_ms: int) -> None:
+    """Begin a turn.
+
+    Raises:
+        TurnKnown: it was begun before.
+    """
+    if connection.execute(f"SELECT 1 FROM turns {_WHERE}", (session_id, key)).fetchone():
+        raise TurnKnown
+    fields = (session_id, key, 1, None, now_ms)
+    connection.execute("INSERT INTO turns VALUES (?, ?, ?, ?, ?, ?)", (*fields, checksum(*fields)))
+
+
+def attempt_again(connection: sqlite3.Connection, session_id: str, key: str) -> int:
+    """Count one attempt more at a turn that is open, and return how many there were."""
+    connection.execute(_SET_ATTEMPTS, (1, session_id, key))
+    return int(connection.execute(f"SELECT attempts FROM turns {_WHERE}", (session_id, key)).fetchone()[0])
+
+
+def take_attempt_back(connection: sqlite3.Connection, session_id: str, key: str) -> None:
+    """Count one attempt less at a turn that is open."""
+    connection.execute(_SET_ATTEMPTS, (-1, session_id, key))
+
+
+def settle(connection: sqlite3.Connection, session_id: str, key: str, outcome: str) -> None:
+    """End a turn.
+
+    Raises:
+        UnknownTurn: it was never begun.
+        TurnSettled: it was ended before.
+    """
+    found = connection.execute(f"SELECT outcome FROM turns {_WHERE}", (session_id, key)).fetchone()
+    if found is None:
+        raise UnknownTurn(session_id, key)
+    if found[0] is not None:
+        raise TurnSettled
+    connection.execute(
+        "UPDATE turns SET outcome = ?1, checksum = row_checksum(session_id, key, attempts, ?1, begun_at) "
+        "WHERE session_id = ?2 AND key = ?3",
+        (outcome, session_id, key),
+    )
+
+
+def still_open(connection: sqlite3.Connection) -> list[tuple[str, str]]:
+    """Read which turns have no end yet, by session and key."""
+    return connection.execute("SELECT session_id, key FROM turns WHERE outcome IS NULL ORDER BY begun_at").fetchall()
