@@ -33,8 +33,11 @@ bench: .venv/.ready
 clean:
 	rm -rf .venv .tools .demo .coverage* .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
+# A company's own certificates are known to the system, not to uv; a system without certificates needs uv's.
+SYNC = UV_PROJECT_ENVIRONMENT=.venv $(UV) sync --frozen --all-extras --no-python-downloads --python "$(PYTHON)" --quiet
+
 .venv/.ready: pyproject.toml uv.lock $(UV)
-	@UV_PROJECT_ENVIRONMENT=.venv $(UV) sync --frozen --all-extras --no-python-downloads --python "$(PYTHON)" --quiet
+	@$(SYNC) --system-certs 2>/dev/null || $(SYNC)
 	@touch $@
 
 $(UV):
