@@ -34,12 +34,21 @@ class Said:
 
 
 class Conversation:
-    """The person in the room. While `run` runs, each new message is handed to `on_said`."""
+    """The person in the room. While `run` runs, each new message is handed to `on_said`, and `on_typing` is told
+    whether somebody else is typing.
+    """
 
-    def __init__(self, person: Person, room_id: str, on_said: Callable[[Said], None]) -> None:
+    def __init__(
+        self,
+        person: Person,
+        room_id: str,
+        on_said: Callable[[Said], None],
+        on_typing: Callable[[bool], None] = lambda typing: None,
+    ) -> None:
         self.person = person
         self.room_id = room_id
         self._on_said = on_said
+        self._on_typing = on_typing
         self._since: str | None = None
         self._replies: defaultdict[str, asyncio.Future[Said]] = defaultdict(asyncio.get_running_loop().create_future)
 
@@ -70,6 +79,9 @@ class Conversation:
 
     async def _look(self) -> list[Said]:
         room, self._since = await self.person.sync(self.room_id, self._since, newest=NEWEST_EVENTS)
+        for event in room.get("ephemeral", {}).get("events", ()):
+            if event["type"] == "m.typing":
+                self._on_typing(any(user_id != self.person.user_id for user_id in event["content"]["user_ids"]))
         found = (_read(event) for event in room.get("timeline", {}).get("events", ()))
         return [said for said in found if said is not None]
 

@@ -58,7 +58,8 @@ _MOVES: Final = {
     QA: (_Move(REVIEW, "GatesPassed", 7), _Move(CURRENT, "GatesFailed", 3, setback=True)),
     REVIEW: (_Move(DONE, "Merged", 4), _Move(CURRENT, "ChangesRequested", 1, setback=True)),
 }
-_SETBACKS: Final = frozenset(move.pipeline_event for moves in _MOVES.values() for move in moves if move.setback)
+SETBACKS: Final = frozenset(move.pipeline_event for moves in _MOVES.values() for move in moves if move.setback)
+SUCCESSES: Final = frozenset({"GatesPassed", "Merged"})
 
 
 @dataclass(slots=True)
@@ -96,7 +97,7 @@ class SamplePipeline:
             return
         story = self._open.setdefault(name, _Story(event.to_stage, self.count))
         story.stage, story.moved_at = event.to_stage, self.count
-        story.setbacks += event.pipeline_event in _SETBACKS
+        story.setbacks += event.pipeline_event in SETBACKS
 
     def _next(self) -> PipelineEvent:
         chance = random.Random(f"{self._seed} {self.count}")

@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
+from bot.config import ConfigError
 from bot.demo.chat import chat
 from bot.demo.scene import log_file
 from bot.demo.script import say_all
@@ -36,12 +37,14 @@ def run_demo(arguments: argparse.Namespace) -> int:
     Raises `MusherError`, `CrdtError`, `OSError`, or groups of them, once everything has ended.
     """
     voice = read_voice(arguments)
+    if arguments.say and arguments.web:
+        raise ConfigError("the command line", ["--web is given with --say TEXT, which ends by itself"])
     if arguments.say:
         with _scratch_folder() as folder, _logging_into(folder):
             interrupted = asyncio.run(_play(partial(say_all, arguments.say), folder, voice))
         return 128 + interrupted if interrupted else 0
     with _logging_into(FOLDER):
-        asyncio.run(_play(chat, FOLDER, voice))
+        asyncio.run(_play(partial(chat, arguments.web), FOLDER, voice))
     return 0
 
 

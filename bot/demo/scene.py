@@ -49,7 +49,7 @@ class BotAbsent(MusherError):
 class Scene:
     """What stands while the demo runs. `earlier` is what was said in the room of late, before this start."""
 
-    url: str
+    homeserver: Homeserver
     alias: str
     password: str = field(repr=False)
     conversation: Conversation
@@ -70,6 +70,7 @@ async def open_scene(
     in_memory: bool,
     on_said: Callable[[Said], None],
     on_event: Callable[[PipelineEvent], None],
+    on_typing: Callable[[bool], None] = lambda typing: None,
 ) -> AsyncIterator[Scene]:
     """Start everything, and end it with the block. A `folder` that was used before goes on where it stopped.
 
@@ -96,10 +97,10 @@ async def open_scene(
             feed = Feed(http, events_url, token, SamplePipeline(), on_event)
             feed.resume(await _recorded(config.store.path))
             await _wait_for_bot(person, room_id, bot_id, folder)
-            conversation = Conversation(person, room_id, on_said)
+            conversation = Conversation(person, room_id, on_said, on_typing)
             earlier = await conversation.open()
             listening = tasks.create_task(conversation.run())
-            yield Scene(homeserver.url, alias, passwords.person, conversation, feed, earlier)
+            yield Scene(homeserver, alias, passwords.person, conversation, feed, earlier)
             listening.cancel()
 
 

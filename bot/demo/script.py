@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from bot.demo.chat import event_line
 from bot.demo.conversation import Said
+from bot.demo.display import event_line
 from bot.demo.scene import open_scene
 from bot.demo.terminal import Terminal
 from bot.demo.voice import Voice

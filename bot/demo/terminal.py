@@ -12,7 +12,8 @@ import os
 import sys
 import threading
 import unicodedata
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable, Iterator
+from contextlib import contextmanager
 from typing import Final, Literal, TextIO
 
 Style = Literal["plain", "dim", "bold"]
@@ -21,6 +22,8 @@ STDIN: Final = 0
 _STYLES: Final[dict[Style, str]] = {"plain": "", "dim": "\033[2m", "bold": "\033[1m"}
 _RESET: Final = "\033[0m"
 _CHUNK_BYTES: Final = 65_536
+_ISOLATE: Final = "\u2068"
+_END_ISOLATE: Final = "\u2069"
 # Bidi controls reorder what a reader sees.
 _BIDI: Final = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
@@ -46,18 +49,29 @@ class Terminal:
         """Print to standard error."""
         self._print(text, "dim", "", sys.stderr)
 
+    def can_draw(self) -> bool:
+        """Whether both sides are a terminal that can move its cursor."""
+        return sys.stdin.isatty() and sys.stdout.isatty() and _has_cursor()
+
+    @contextmanager
+    def kept_open(self, stream: TextIO | None = None) -> Iterator[None]:
+        """Print in this block; that nobody can read any more is told once, and is no error."""
+        try:
+            yield
+        except OSError:  # a closed pipe, or a terminal that hung up
+            _silence(stream or sys.stdout)
+            if not self._gone:
+                self._gone = True
+                self._on_gone()
+
     def _print(self, text: str, style: Style, after: str, stream: TextIO) -> None:
         if self._gone:
             return
         text, after = visible(text), visible(after)
-        if style != "plain" and _has_styles(stream):
+        if style != "plain" and stream.isatty() and _has_cursor() and "NO_COLOR" not in os.environ:
             text = f"{_STYLES[style]}{text}{_RESET}"
-        try:
+        with self.kept_open(stream):
             print(text + after, file=stream, flush=True)
-        except OSError:  # a closed pipe, or a terminal that hung up
-            self._gone = True
-            _silence(stream)
-            self._on_gone()
 
 
 def visible(text: str) -> str:
@@ -74,8 +88,15 @@ def _steers(character: str) -> bool:
     return character in _BIDI or unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp")
 
 
-def _has_styles(stream: TextIO) -> bool:
-    return stream.isatty() and os.environ.get("TERM") not in (None, "", "dumb") and "NO_COLOR" not in os.environ
+def isolated(text: str) -> str:
+    """Keep a name that is written from right to left from reordering what stands beside it."""
+    if any(unicodedata.bidirectional(character) in ("R", "AL") for character in text):
+        return f"{_ISOLATE}{text}{_END_ISOLATE}"
+    return text
+
+
+def _has_cursor() -> bool:
+    return os.environ.get("TERM") not in (None, "", "dumb", "unknown")
 
 
 def _silence(stream: TextIO) -> None:
@@ -85,7 +106,7 @@ def _silence(stream: TextIO) -> None:
     os.close(nowhere)
 
 
-async def typed_lines() -> AsyncIterator[str]:
+async def typed_lines() -> AsyncGenerator[str, None]:
     """The lines of standard input, without their ends, as they are typed.
 
     They are read in a thread: asyncio's pipes can't read a file, and make the terminal non-blocking for whoever prints

@@ -161,6 +161,9 @@ def _block(tokens: Sequence[Token], text: str) -> Block:
     rendered = ""
     if _depth(tokens) < _MAX_DEPTH and all(token.level < _MAX_NESTING - 1 for token in tokens):
         rendered = _CLEANER.clean(_MARKDOWN.renderer.render(tokens, _MARKDOWN.options, {}))
+    if kind == "table":
+        # Hydrogen shows no message at all whose table has text between its rows, and be it a line break.
+        rendered = rendered.replace(">\n<", "><")
     if not rendered or len(rendered) > _MAX_EXPANSION * len(text) + 256:
         return Block(SOURCE, text, f"<pre><code>{html.escape(text, quote=False)}</code></pre>\n", plain=False)
     return Block(kind, text, rendered, _is_plain(rendered, text))

@@ -143,8 +143,7 @@ async def test_rooms_and_logins_outlive_kills_restarts_and_new_starts(tmp_path: 
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends a child together with its parent")
-@pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGTERM])
-async def test_it_dies_with_the_process_that_started_it(tmp_path: Path, end: signal.Signals) -> None:
+async def test_it_dies_with_the_process_that_started_it(tmp_path: Path) -> None:
     owner = await asyncio.create_subprocess_exec(
         *(sys.executable, "-c", OWNER, str(tmp_path)), cwd=REPOSITORY, stdout=asyncio.subprocess.PIPE
     )
@@ -154,19 +153,12 @@ async def test_it_dies_with_the_process_that_started_it(tmp_path: Path, end: sig
             while not (line := await owner.stdout.readline()).startswith(b"PID "):
                 assert line, "the owner ended before its homeserver was ready"
         child = os.pidfd_open(int(line.split()[1]))
-        owner.send_signal(end)
+        owner.send_signal(signal.SIGKILL)
         await ended(child)
     finally:
         if owner.returncode is None:
             owner.kill()
         await owner.wait()
-
-
-async def test_an_error_in_the_block_ends_it(tmp_path: Path) -> None:
-    with pytest.raises(ZeroDivisionError):
-        async with Homeserver.start(tmp_path, in_memory=True) as homeserver:
-            raise ZeroDivisionError
-    assert homeserver.pid is None
 
 
 async def test_a_database_that_is_none_fails_with_the_last_lines_of_the_log(tmp_path: Path) -> None:
@@ -192,14 +184,17 @@ async def test_a_taken_port_is_named(tmp_path: Path) -> None:
                 pass
 
 
-async def test_a_remembered_port_that_is_taken_is_replaced(tmp_path: Path) -> None:
+async def test_a_remembered_port_that_is_taken_is_replaced_and_an_error_in_the_block_ends_it(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(HomeserverFailed):
             async with Homeserver.start(tmp_path, port):
                 pass
-        async with Homeserver.start(tmp_path, in_memory=True) as homeserver:
-            assert homeserver.port != port
+        with pytest.raises(ZeroDivisionError):
+            async with Homeserver.start(tmp_path, in_memory=True) as homeserver:
+                assert homeserver.port != port
+                raise ZeroDivisionError
+        assert homeserver.pid is None
 
 
 async def test_a_lost_identity_is_reported(tmp_path: Path) -> None:

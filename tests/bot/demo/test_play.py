@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from bot.demo.pipeline import OPENING
-from tests.servers.model import ScriptedModel, Status
+from tests.servers.model import Reply, ScriptedModel, Status
 
 REPOSITORY = Path(__file__).parents[3]
 PATIENCE = 60.0
@@ -78,11 +78,11 @@ async def ended(process: int) -> None:
 
 
 @asynccontextmanager
-async def demo(folder: Path, *arguments: str) -> AsyncIterator[Demo]:
+async def demo(folder: Path, *arguments: str, **environment: str) -> AsyncIterator[Demo]:
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "bot", "demo", *arguments),
         cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(REPOSITORY), "TMPDIR": str(folder)},
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY), "TMPDIR": str(folder), **environment},
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
@@ -111,22 +111,17 @@ async def test_a_script_gets_the_replies_alone_each_with_its_own_news(tmp_path: 
     assert os.listdir(tmp_path) == []
 
 
-async def test_a_model_is_given_the_events(tmp_path: Path, model: ScriptedModel) -> None:
-    arguments = ("--model", "test-model", "--base-url", model.url, "--say", "what happened?")
-    async with demo(tmp_path, *arguments) as running:
-        code, out, _ = await running.end()
-    assert (code, out) == (0, "reply 1\n")
-    [request] = model.requests
-    assert request.text.count("pipeline_event story_id=") == len(OPENING)
-    assert request.text.endswith("<@you:localhost>: what happened?")
-
-
-async def test_a_model_that_refuses_is_a_failure_with_a_reason(tmp_path: Path, model: ScriptedModel) -> None:
-    model.script(Status(401))
-    arguments = ("--model", "test-model", "--base-url", model.url, "--say", "what happened?")
+async def test_a_model_is_given_the_events_and_its_refusal_is_a_failure_with_a_reason(
+    tmp_path: Path, model: ScriptedModel
+) -> None:
+    model.script(Reply(), Status(401))
+    arguments = ("--model", "test-model", "--base-url", model.url, "--say", "what happened?", "--say", "and now?")
     async with demo(tmp_path, *arguments) as running:
         code, out, err = await running.end()
-    assert (code, out) == (1, "")
+    assert (code, out) == (1, "reply 1\n\n")
+    request = model.requests[0]
+    assert request.text.count("pipeline_event story_id=") == len(OPENING)
+    assert request.text.endswith("<@you:localhost>: what happened?")
     [kept] = os.listdir(tmp_path)
     assert f"the logs of this run are kept in {tmp_path / kept}" in err
     assert "musher: the bot could not answer: The language model refused my key" in err
@@ -165,8 +160,8 @@ async def test_piped_lines_are_answered_and_a_second_start_goes_on_with_the_room
         assert "**Story 42** " in out
 
 
-async def test_a_signal_ends_a_chat_and_only_one_runs_in_a_folder(tmp_path: Path) -> None:
-    async with demo(tmp_path) as running:
+async def test_a_signal_ends_a_chat_without_npm_and_only_one_runs_in_a_folder(tmp_path: Path) -> None:
+    async with demo(tmp_path, "--web", PATH="") as running:
         await running.read_until(running.process.stdout, INTRODUCED)
         async with demo(tmp_path) as second:
             code, out, err = await second.end()
@@ -174,7 +169,16 @@ async def test_a_signal_ends_a_chat_and_only_one_runs_in_a_folder(tmp_path: Path
             assert f"musher: another embedded homeserver runs in {tmp_path / '.demo'}: end that one first" in err
         running.process.terminate()
         code, _, err = await running.end()
-        assert (code, err) == (0, "starting a homeserver and the bot …\n\nended\n")
+        assert (code, err.splitlines()) == (
+            0,
+            [
+                "starting a homeserver and the bot …",
+                "preparing the browser client …",
+                "no browser client: npm is not installed; it comes with Node.js 18 or newer",
+                "",
+                "ended",
+            ],
+        )
         await running.assert_nothing_is_left()
 
 
@@ -216,3 +220,11 @@ async def test_a_folder_that_cannot_be_used_is_named(
         code, out, err = await running.end()
     assert (code, out, len(err.splitlines())) == (1, "", 1)
     assert re.search(complaint, err)
+
+
+async def test_a_script_has_no_browser_client(tmp_path: Path) -> None:
+    async with demo(tmp_path, "--web", "--say", "hello") as running:
+        code, out, err = await running.end()
+    assert (code, out) == (2, "")
+    assert "--web is given with --say TEXT" in err
+    assert os.listdir(tmp_path) == []

@@ -161,6 +161,7 @@ def test_a_table_keeps_its_cells_and_loses_its_styles() -> None:
     assert html is not None
     assert "<td><strong>2</strong></td>" in html
     assert "style" not in html
+    assert "\n" not in html
 
 
 @pytest.mark.parametrize(
