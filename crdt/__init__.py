@@ -10,6 +10,7 @@ from crdt.errors import (
     BackupExists,
     CrdtError,
     InvalidEvent,
+    MessageChanged,
     SledMismatch,
     StoreBusy,
     StoreClosed,
@@ -37,6 +38,7 @@ from crdt.model import (
 )
 from crdt.reader import SessionSummary, StoreReader
 from crdt.settings import RESTORED_AT_MS
+from crdt.statistics import Statistics
 from crdt.store import Store
 
 __all__ = [
@@ -53,12 +55,14 @@ __all__ = [
     "InvalidEvent",
     "LlmSessionView",
     "Message",
+    "MessageChanged",
     "PipelineEvent",
     "Progress",
     "RecordedEvent",
     "Restored",
     "SessionSummary",
     "SledMismatch",
+    "Statistics",
     "Store",
     "StoreBusy",
     "StoreClosed",

@@ -60,6 +60,8 @@ class Database:
         self.path = path
         self.state = state
         self.commits = state.commits
+        self.failure: str | None = None
+        """Why the newest commit failed; `None` when it did not."""
         self._lock = lock
         self._writer: _Connection | None = writer
         self._reader = reader
@@ -118,9 +120,9 @@ class Database:
             while self._queue:
                 batch, self._queue = self._queue[:MAX_UNITS], self._queue[MAX_UNITS:]
                 try:
-                    outcomes = await self._commit(batch)
+                    outcomes, self.failure = await self._commit(batch), None
                 except Exception as error:  # whatever it is, each caller hears of it; none waits for ever
-                    outcomes = [error] * len(batch)
+                    outcomes, self.failure = [error] * len(batch), str(error)
                 for waiting, outcome in zip(batch, outcomes, strict=True):
                     _resolve(waiting.done, outcome)
         finally:
@@ -225,8 +227,10 @@ def _resolve(done: asyncio.Future[Any], outcome: Any) -> None:
         done.set_result(outcome)
 
 
-def translate(path: Path, error: sqlite3.Error | OSError) -> CrdtError:
+def translate(path: Path, error: sqlite3.Error | OSError | UnicodeDecodeError) -> CrdtError:
     """Say in the store's own words what SQLite or the file system reported."""
+    if isinstance(error, UnicodeDecodeError):  # of SQLite's own message, which quotes what it can't read
+        return StoreDamaged(str(path), error.object.decode(errors="replace"))
     code = getattr(error, "sqlite_errorcode", None)
     primary = code & 0xFF if code is not None else None
     if primary == sqlite3.SQLITE_FULL:
@@ -284,7 +288,7 @@ async def open_database(path: Path, sled_id: str | None, begin_anew: BeginAnew |
         return await _open_owned(path, lock, sled_id, begin_anew)
     except BaseException as error:
         lock.release()
-        if isinstance(error, sqlite3.Error | OSError):
+        if isinstance(error, sqlite3.Error | OSError | UnicodeDecodeError):
             raise translate(path, error) from error
         raise
 
@@ -324,13 +328,13 @@ async def open_read_only(path: Path) -> tuple[_Connection, State]:
     opening.check_file(path)
     try:
         connection = await _connect(path, lambda connection: opening.check_schema(connection, path), read_only=True)
-    except sqlite3.Error as error:
+    except (sqlite3.Error, UnicodeDecodeError) as error:
         raise translate(path, error) from error
     try:
         state = await connection.run(lambda connection: opening.read_current_state(connection, path, witness))
     except BaseException as error:
         await connection.close()
-        if isinstance(error, sqlite3.Error):
+        if isinstance(error, sqlite3.Error | UnicodeDecodeError):
             raise translate(path, error) from error
         raise
     return connection, state

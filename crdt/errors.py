@@ -102,6 +102,14 @@ class TurnOpen(CrdtError):
         super().__init__(f"session {session_id} has a turn without a reply: complete it, then roll")
 
 
+class MessageChanged(CrdtError):
+    """A message that a turn was to take was edited, taken back or settled after it had been read; nothing was begun."""
+
+    def __init__(self, key: str) -> None:
+        self.key = key
+        super().__init__(f"message {key} is not what was read any more: read what waits again, and choose again")
+
+
 class UnknownTurn(CrdtError):
     """A turn was to be completed that was never begun."""
 

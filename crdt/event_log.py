@@ -286,6 +286,7 @@ class EventLog:
     async def apply_retention(self) -> None:
         """Drop whole segments that lie beyond what is kept, and dedupe keys that are too old to matter."""
         now = self._clock_ms()
+        oldest_key = now - DEDUPE_DAYS * 86_400_000
         head = self.head
         gone = list(
             itertools.takewhile(lambda segment: self._retention.allows_drop(segment, head, now), self._segments[:-1])
@@ -297,10 +298,11 @@ class EventLog:
                 connection.execute(
                     "DELETE FROM segments WHERE sled_id = ? AND segment = ?", (self._sled_id, segment.number)
                 )
-            return connection.execute(
-                "DELETE FROM dedupe WHERE recorded_at < ?", (now - DEDUPE_DAYS * 86_400_000,)
-            ).rowcount
+            return connection.execute("DELETE FROM dedupe WHERE recorded_at < ?", (oldest_key,)).rowcount
 
+        # Nothing is written when nothing is to go: a store must open on a full disk.
+        if not gone and not await self._database.read(lambda connection: _has_keys_before(connection, oldest_key)):
+            return
         # Readers must not look for a segment whose rows are about to go, so it leaves their sight first.
         self._segments = self._segments[len(gone) :]
         try:
@@ -326,6 +328,10 @@ class EventLog:
     def needs_housekeeping(self) -> bool:
         """Whether a document has grown enough to be compacted."""
         return bool(self._to_compact)
+
+
+def _has_keys_before(connection: sqlite3.Connection, at_ms: int) -> bool:
+    return connection.execute("SELECT 1 FROM dedupe WHERE recorded_at < ? LIMIT 1", (at_ms,)).fetchone() is not None
 
 
 @dataclass(slots=True)

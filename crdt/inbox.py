@@ -9,6 +9,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterable, Sequence
 
+from crdt.errors import MessageChanged
 from crdt.model import Edit, Message
 from crdt.schema import checksum
 from crdt.transcript import well_formed
@@ -25,8 +26,11 @@ def insert(connection: sqlite3.Connection, messages: Iterable[Message], now_ms: 
     """Add messages, but for those whose key is known; returns those that were new, as they are stored."""
     new = []
     for message in messages:
-        text, details = well_formed(message.text), well_formed(message.details)
-        row = (message.key, message.session_id, message.sender, text, message.context, details)
+        key, session_id, sender, text, details = (
+            well_formed(field)
+            for field in (message.key, message.session_id, message.sender, message.text, message.details)
+        )
+        row = (key, session_id, sender, text, message.context, details)
         added = connection.execute(
             "INSERT OR IGNORE INTO inbox (key, session_id, sender, text, is_context, details, admitted_at, checksum) "
             "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
@@ -78,6 +82,18 @@ def redact(connection: sqlite3.Connection, keys: Iterable[str]) -> int:
         ).fetchone()
     ]
     return settle(connection, unfrozen, "redacted")
+
+
+def check_unchanged(connection: sqlite3.Connection, messages: Iterable[Message]) -> None:
+    """Make sure that messages still wait with the text that was read; those that were never admitted pass.
+
+    Raises:
+        MessageChanged: one was edited or settled meanwhile.
+    """
+    for message in messages:
+        row = connection.execute("SELECT text, outcome FROM inbox WHERE key = ?", (message.key,)).fetchone()
+        if row is not None and row != (well_formed(message.text), None):
+            raise MessageChanged(message.key)
 
 
 def freeze(connection: sqlite3.Connection, turn_key: str, keys: Iterable[str]) -> None:

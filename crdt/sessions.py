@@ -144,11 +144,15 @@ class Sessions:
         self,
         asked: Turn,
         context: Sequence[Message],
-        covers: Sequence[str],
+        said: Sequence[Message],
         max_lines: int,
         keep: Keep | None,
     ) -> Turn:
-        """Put what is new, and what was said, into the transcript; a turn begun before comes back as it was."""
+        """Put what is new, and what was said, into the transcript; a turn begun before comes back as it was.
+
+        Raises:
+            MessageChanged: a message of `said` or `context` is not as it was read.
+        """
         session_id = asked.session_id
         async with self._documents.lock(session_id):
             session = await self._rolled_if_grown(await self._open(session_id))
@@ -159,7 +163,8 @@ class Sessions:
 
             def begin(connection: sqlite3.Connection) -> None:
                 turns.insert(connection, session_id, turn.key, now)
-                inbox.freeze(connection, turn.key, (turn.key, *covers))
+                inbox.check_unchanged(connection, (*said, *context))
+                inbox.freeze(connection, turn.key, (turn.key, *(message.key for message in said)))
                 inbox.settle(connection, [message.key for message in context], "context")
 
             try:
@@ -168,7 +173,7 @@ class Sessions:
                 return await self._begin_again(session_id, asked.key)
         if telling.mark is not None:
             self._log_assemble(session_id, telling)
-        log.info("turn_begun", session=session_id, turn=turn.key, lines=len(turn.lines), covers=len(covers))
+        log.info("turn_begun", session=session_id, turn=turn.key, lines=len(turn.lines), messages=len(said))
         return turn
 
     async def _begin_again(self, session_id: str, key: str) -> Turn:

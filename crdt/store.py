@@ -10,6 +10,7 @@ import asyncio
 import sqlite3
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from operator import attrgetter
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, TypeVar
@@ -36,6 +37,7 @@ from crdt.model import (
 )
 from crdt.segments import Retention
 from crdt.sessions import Sessions
+from crdt.statistics import Statistics, measure
 from crdt.telling import Keep
 from crdt.transcript import well_formed
 
@@ -261,18 +263,22 @@ class Store:
         key: str,
         text: str,
         context: Sequence[Message] = (),
-        covers: Sequence[str] = (),
+        said: Sequence[Message] = (),
         max_lines: int = 200,
         keep: Keep | None = None,
+        render: Callable[[Message], str] = attrgetter("text"),
     ) -> Turn:
         """Begin the turn `key`: unseen events, advanced marks and the user's entry in one commit.
 
-        `context` are messages that are folded in as context; `covers` are keys of further messages whose text stands
-        in `text` already. `keep` is the room's filter over events. A turn that was begun before comes back as it was
-        then, with `attempt` one higher, or with its `reply` if it is complete.
+        `said` are the messages whose text stands in `text`; `context` are messages that are folded in as context, as
+        `render` makes them; both as they were read. `keep` is the room's filter over events. A turn that was begun
+        before comes back as it was then, with `attempt` one higher, or with its `reply` if it is complete.
+
+        Raises:
+            MessageChanged: a message was edited, taken back or settled since it was read; nothing was begun.
         """
-        asked = Turn(session_id, key, well_formed(text), context=[well_formed(message.text) for message in context])
-        turn = await self._unbroken(self._open_sessions.begin_turn(asked, context, covers, max_lines, keep))
+        asked = Turn(session_id, key, well_formed(text), context=[well_formed(render(each)) for each in context])
+        turn = await self._unbroken(self._open_sessions.begin_turn(asked, context, said, max_lines, keep))
         await self._on_step("begin")
         return turn
 
@@ -378,6 +384,10 @@ class Store:
     async def write_settings(self, values: Mapping[str, str]) -> None:
         """Write small durable facts of the bot's, in one commit."""
         await self._write(lambda connection: settings.write(connection, values))
+
+    async def statistics(self) -> Statistics:
+        """Read the counts and ages that monitoring asks for; cheap, however large the log is."""
+        return await measure(self._database)
 
     async def housekeep(self) -> None:
         """Apply retention by age, and forget settled rows that are too old to come again."""

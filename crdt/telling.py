@@ -29,12 +29,13 @@ class Telling:
 async def tell(log: EventLog, mark: int, max_lines: int | None = None, keep: Keep | None = None) -> Telling:
     """Collect what lies past `mark`: the gap line, the fold line, the newest events.
 
-    `keep` is the room's filter; the mark passes what it leaves out.
+    `keep` is the room's filter; the mark passes what it leaves out. Gap sentinels pass every filter: what was lost
+    could have been meant for the room.
     """
     plan, events = await _read_unseen(log, mark, max_lines, keep)
     folded = plan.folded
     if keep is not None:
-        events = [event for event in events if keep(event)]
+        events = [event for event in events if event.pipeline_event == GAP_PIPELINE_EVENT or keep(event)]
         if max_lines is not None and len(events) > max_lines:
             first = folded.first if folded else events[0].event_seq
             events = events[len(events) - max_lines :]

@@ -34,7 +34,7 @@ def translating(path: Path) -> Iterator[None]:
     """Tell what SQLite or the file system reports in the store's own words."""
     try:
         yield
-    except (sqlite3.Error, OSError) as error:
+    except (sqlite3.Error, OSError, UnicodeDecodeError) as error:
         raise translate(path, error) from error
 
 

@@ -9,6 +9,7 @@ import sqlite3
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from crdt import audit, event_log, segments, soundness, transcript, turns
@@ -80,7 +81,7 @@ def examine(connection: sqlite3.Connection, progress: Progress) -> Verification:
     search.documents = len(names)
     for done, name in enumerate(names):
         progress("reading documents", done, len(names))
-        search.step(lambda name=name: _check_document(connection, search, name))
+        search.step(partial(_check_document, connection, search, name))
     progress("reading documents", len(names), len(names))
     search.step(lambda: _check_whose_rows(connection, search))
     search.step(lambda: _check_open_work(connection, search))

@@ -47,8 +47,10 @@ async def cut_at_suspension(make: Callable[[], Coroutine[Any, Any, T]], at: int)
     return await _result(asyncio.create_task(run()))
 
 
-async def cut_after_turns(make: Callable[[], Coroutine[Any, Any, T]], turns: int) -> T | None:
-    """Run a call and cancel it after so many turns of the event loop; `None` if that ended it."""
+async def cut_after_turns(make: Callable[[], Coroutine[Any, Any, T]], turns: int | None) -> T | None:
+    """Run a call and cancel it after so many turns of the event loop; `None` if that ended it. `None` lets it run."""
+    if turns is None:
+        return await make()
     task = asyncio.create_task(make())
     for _ in range(turns):
         if task.done():

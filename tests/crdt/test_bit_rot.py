@@ -10,13 +10,15 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
+import structlog
 
 from crdt import CrdtError, Store, StoreDamaged, StoreReader
 from crdt.owner import lock_path
 from tests.crdt.samples import OTHER_ROOM, ROOM, delivery, event, events, look, message
+
+log = structlog.get_logger(__name__)
 
 SEEDS = int(os.environ.get("MUSHER_BIT_ROT_SEEDS", "60"))
 SEGMENT_EVENTS = 40
@@ -28,14 +30,16 @@ Contents = dict[str, object]
 
 @dataclass(frozen=True)
 class Patient:
-    """A database as a killed process leaves it, half of its history in the WAL, and all that it holds."""
+    """A database as a killed process leaves it, part of its history in the WAL; as an ended one does; what it holds."""
 
-    folder: Path
+    killed: Path
+    closed: Path
     by_store: Contents
     by_reader: Contents
 
-    def copy_to(self, folder: Path) -> Path:
-        shutil.copytree(self.folder, folder)
+    def copy_to(self, folder: Path, kind: str, seed: int) -> Path:
+        """A copy to be damaged: every other database has no WAL that could stand in for its pages."""
+        shutil.copytree(self.closed if "database" in kind and seed % 4 else self.killed, folder)
         return folder / "musher.db"
 
 
@@ -120,7 +124,7 @@ async def patient(tmp_path: Path) -> Patient:
         async with StoreReader.open(path) as reader:
             by_reader, also_refused = await contents(await read_reader(reader))
     assert not refused + also_refused
-    return Patient(killed, by_store, by_reader)
+    return Patient(killed, path.parent, by_store, by_reader)
 
 
 def flip(file: Path, at: int, bit: int) -> None:
@@ -131,7 +135,8 @@ def flip(file: Path, at: int, bit: int) -> None:
 
 def snapshot_places(path: Path) -> list[int]:
     """Where in the file the snapshots' bytes stand: each page's part of them is looked for."""
-    data, places = path.read_bytes(), []
+    data = path.read_bytes()
+    places: list[int] = []
     for (snapshot,) in look(path, "SELECT data FROM snapshots"):
         for start in range(0, len(snapshot) - 32, 32):
             found = data.find(snapshot[start : start + 32])
@@ -202,13 +207,13 @@ async def test_rot_is_refused_by_name_or_does_no_harm(patient: Patient, tmp_path
     tally: Counter[tuple[str, str]] = Counter()
     for seed, kind in cases():
         folder = tmp_path / str(seed)
-        path = patient.copy_to(folder)
+        path = patient.copy_to(folder, kind, seed)
         done = damage(path, kind, seed)
         try:
             tally[kind, await examine(path, patient)] += 1
         except Exception as error:
             raise AssertionError(f"seed {seed}, {done}: {error!r}") from error
         shutil.rmtree(folder)
-    print({f"{kind}: {outcome}": count for (kind, outcome), count in sorted(tally.items())})
+    log.info("rot_examined", **{f"{kind}: {outcome}": count for (kind, outcome), count in sorted(tally.items())})
     for kind in KINDS:
         assert any(outcome != "whole" for (each, outcome) in tally if each == kind), f"no {kind} did anything"

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from crdt import Edit, Message, Store
-from tests.crdt.samples import OTHER_ROOM, ROOM, delivery, look, message, on_disk
+from crdt import Edit, Message, MessageChanged, Store
+from tests.crdt.samples import OTHER_ROOM, ROOM, delivery, event, lines, look, message, on_disk
 
 ALICE = "@alice:example.org"
 
@@ -42,8 +43,8 @@ async def test_known_keys_are_skipped_even_after_they_are_settled(store: Store) 
 
 async def test_a_message_that_cannot_be_admitted_leaves_the_cursor_where_it_was(store: Store) -> None:
     await store.admit([message("$1")], cursor="s1")
-    with pytest.raises(UnicodeEncodeError):
-        await store.admit([message("$2"), message("$\ud800")], cursor="s2")
+    with pytest.raises(AttributeError):
+        await store.admit([message("$2"), Message(None, ROOM, "@a:e.org", "hi")], cursor="s2")  # type: ignore[arg-type]
     assert await store.read_cursor() == "s1"
     assert [one.key for one in await store.waiting(ROOM)] == ["$1"]
 
@@ -102,11 +103,35 @@ async def test_a_redacted_message_is_settled_and_its_text_forgotten(path: Path) 
     assert b"regretted" not in on_disk(path)
 
 
+async def test_a_turn_is_not_begun_over_a_message_that_changed_since_it_was_read(path: Path) -> None:
+    async with Store.open(path) as store:
+        await store.append_event(event(1))
+        await store.admit([message("$c", context=True), *(message(f"${n}") for n in (1, 2, 3))])
+        context, *said = await store.waiting(ROOM)
+        for key, change in [
+            ("$2", store.admit([], edits=[Edit("$2", ALICE, "better")])),
+            ("$1", store.admit([], redactions=["$1"])),
+            ("$3", store.settle(["$3"], "room gone")),
+        ]:
+            await change
+            with pytest.raises(MessageChanged, match=re.escape(key)):
+                await store.begin_turn(ROOM, key, "hello", said=[one for one in said if one.key == key])
+        await store.admit([], redactions=["$c"])
+        with pytest.raises(MessageChanged, match=r"\$c"):
+            await store.begin_turn(ROOM, "$2", "better", [context])
+        (left,) = await store.waiting(ROOM)
+        turn = await store.begin_turn(ROOM, left.key, left.text, said=[left])
+        assert (turn.lines, turn.attempt) == (lines(1, 1), 1)
+        assert len(await store.read_transcript(ROOM)) == 1
+
+
 async def test_completing_a_turn_settles_its_message_and_those_it_covers(path: Path) -> None:
     async with Store.open(path) as store:
         await store.admit([message("$c", context=True), message("$1"), message("$2"), message("$3")])
         (context,) = [one for one in await store.waiting(ROOM) if one.context]
-        turn = await store.begin_turn(ROOM, "$1", "hello", [context], covers=["$2", "$unknown"])
+        turn = await store.begin_turn(
+            ROOM, "$1", "hello", [context], [message(f"${name}") for name in (1, 2, "unknown")]
+        )
         waiting = await store.waiting(ROOM)
         assert [(one.key, one.turn_key) for one in waiting] == [("$1", "$1"), ("$2", "$1"), ("$3", None)]
         await store.complete_turn(turn, "hi")
@@ -121,7 +146,7 @@ async def test_completing_a_turn_settles_its_message_and_those_it_covers(path: P
 async def test_a_turn_frozen_before_a_restart_waits_with_its_turn(path: Path) -> None:
     async with Store.open(path) as store:
         await store.admit([message("$1"), message("$2")])
-        await store.begin_turn(ROOM, "$1", "hello", covers=["$2"])
+        await store.begin_turn(ROOM, "$1", "hello", said=[message("$1"), message("$2")])
     async with Store.open(path) as store:
         assert [(one.key, one.turn_key) for one in await store.waiting(ROOM)] == [("$1", "$1"), ("$2", "$1")]
         assert await store.waiting_sessions() == [ROOM]
@@ -131,7 +156,7 @@ async def test_messages_that_come_during_a_turn_are_not_settled_by_it(store: Sto
     await store.admit([message("$1")])
     turn = await store.begin_turn(ROOM, "$1", "hello")
     await store.admit([message("$2")])
-    await store.begin_turn(ROOM, "$1", "hello", covers=["$2"])
+    await store.begin_turn(ROOM, "$1", "hello", said=[message("$1"), message("$2")])
     await store.complete_turn(turn, "hi")
     assert await store.waiting(ROOM) == [message("$2")]
 
@@ -192,3 +217,9 @@ async def test_housekeeping_forgets_settled_rows_only_and_only_old_ones(
         assert look(path, "SELECT delivery_id FROM outbox") == [("d-due",)]
         assert look(path, "SELECT key FROM turns") == [("$waiting",)]
         assert len(await store.read_transcript(ROOM)) == 3
+
+
+async def test_an_id_that_is_no_text_does_not_wedge_the_sync(store: Store) -> None:
+    await store.admit([Message("$\ud800", "!r\udfff", "@\ud800:e.org", "hi")], "s1")
+    assert await store.read_cursor() == "s1"
+    assert [each.key for each in await store.waiting("!r\ufffd")] == ["$\ufffd"]

@@ -8,8 +8,10 @@ import pytest
 from structlog.testing import capture_logs
 
 from crdt import (
+    GAP_PIPELINE_EVENT,
     SINGLE_SLED,
     LlmSessionView,
+    PipelineEvent,
     RecordedEvent,
     Store,
     Turn,
@@ -237,6 +239,12 @@ async def test_marks_pass_what_the_rooms_filter_leaves_out(store: Store) -> None
     assert told((await store.begin_turn(ROOM, "$2", "hello")).lines) == [6]
     assert (await store.begin_turn(OTHER_ROOM, "$1", "hello", keep=lambda one: False)).lines == []
     assert (await store.begin_turn(OTHER_ROOM, "$2", "hello")).lines == []
+
+
+async def test_no_filter_hides_that_events_were_lost(store: Store) -> None:
+    await store.append_event(PipelineEvent("", "10:00", "10:05", GAP_PIPELINE_EVENT))
+    turn = await store.begin_turn(ROOM, "$1", "hello", keep=lambda one: False)
+    assert turn.lines == ["events between 10:00 and 10:05 were dropped"]
 
 
 async def test_a_filtered_turn_folds_what_passed_beyond_max_lines(store: Store) -> None:

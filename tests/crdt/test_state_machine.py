@@ -224,11 +224,11 @@ class StoreMachine(RuleBasedStateMachine):
     )
     def begin(self, room: str, max_lines: int, text: str, admitted: bool, data: st.DataObject) -> None:
         waiting = [one for one in self.waiting(room) if one.turn_key is None]
-        triggers = [one.key for one in waiting if not one.context]
+        triggers = [one for one in waiting if not one.context]
         context = [one for one in waiting if one.context]
-        key = triggers.pop(0) if admitted and triggers else self.name()
-        covers = triggers[: data.draw(st.integers(0, 2))]
-        turn = self.run(self.opened.begin_turn(room, key, text, context, covers, max_lines=max_lines))
+        said = triggers[: 1 + data.draw(st.integers(0, 2))] if admitted else []
+        key = said[-1].key if said else self.name()
+        turn = self.run(self.opened.begin_turn(room, key, text, context, said, max_lines=max_lines))
         session = self.session(room)
         session.roll_if_grown()
         self.check_lines(session, turn.lines, max_lines)
@@ -237,9 +237,8 @@ class StoreMachine(RuleBasedStateMachine):
         session.entries.append(TranscriptEntry("user", key, text, turn.lines, turn.context))
         for one in context:
             self.inbox[one.key].outcome = "context"
-        for taken in (key, *covers):
-            if taken in self.inbox:
-                self.inbox[taken].turn_key = key
+        for taken in said:
+            self.inbox[taken.key].turn_key = key
 
     @precondition(lambda self: any(session.turns for session in self.sessions.values()))
     @rule(data=st.data())

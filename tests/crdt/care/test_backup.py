@@ -1,0 +1,80 @@
+"""Back up: beside the service, whole, and never over another file by mistake."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from crdt import (
+    BackupExists,
+    Store,
+    StoreDamaged,
+    StoreReader,
+    StoreUnavailable,
+    back_up_database,
+    verify_database,
+)
+from tests.crdt.care.life import contents, files, mode
+from tests.crdt.samples import alter, event, events
+
+
+async def test_a_backup_holds_what_the_database_holds(full: Path, backup: Path) -> None:
+    before = files(full.parent)
+    found = back_up_database(full, backup)
+    assert found.problems == ()
+    assert await contents(backup) == await contents(full)
+    assert mode(backup) == 0o600
+    assert files(full.parent).keys() - before.keys() <= {"backup.db", "musher.db-wal"}
+    assert verify_database(backup) == found
+
+
+async def test_a_backup_is_made_while_the_service_writes(path: Path, backup: Path, monkeypatch: Any) -> None:
+    """One page at a time, a commit of the service between any two of them."""
+    monkeypatch.setattr("crdt.care.files.COPIED_PAGES", 1)
+    async with Store.open(path, segment_events=20) as store:
+        await store.append_events(events(1, 100))
+        loop = asyncio.get_running_loop()
+        heads: list[int] = []
+
+        def write_between(doing: str, done: int, total: int) -> None:
+            if doing == "copying" and len(heads) < 20:
+                append = asyncio.run_coroutine_threadsafe(store.append_event(event(101 + len(heads))), loop)
+                heads.append(append.result(timeout=10))
+
+        found = await asyncio.to_thread(back_up_database, path, backup, progress=write_between)
+        assert heads == list(range(101, 121))
+        assert found.events == 100
+        async with StoreReader.open(backup) as reader:
+            assert [each.event_seq for each in await reader.read_events()] == list(range(1, 101))
+        assert len(await store.read_events()) == 120
+
+
+async def test_a_backup_overwrites_nothing_unless_told_to(full: Path, backup: Path) -> None:
+    await asyncio.to_thread(backup.write_bytes, b"precious")
+    with pytest.raises(BackupExists, match="--force"):
+        back_up_database(full, backup)
+    assert await asyncio.to_thread(backup.read_bytes) == b"precious"
+    back_up_database(full, backup, force=True)
+    assert await contents(backup) == await contents(full)
+    with pytest.raises(BackupExists):
+        back_up_database(full, full, force=True)
+
+
+async def test_a_damaged_database_makes_no_backup(full: Path, backup: Path) -> None:
+    back_up_database(full, backup)
+    before = await asyncio.to_thread(backup.read_bytes)
+    alter(full, "UPDATE snapshots SET data = zeroblob(40) WHERE doc_id = 2")
+    with pytest.raises(StoreDamaged, match="snapshot of document log/build-1/2"):
+        back_up_database(full, backup, force=True)
+    assert await asyncio.to_thread(backup.read_bytes) == before
+    assert not [name for name in files(full.parent) if "unfinished" in name]
+
+
+async def test_a_backup_into_a_folder_that_is_not_there_is_refused(full: Path) -> None:
+    with pytest.raises(StoreUnavailable, match="absent"):
+        back_up_database(full, full.parent / "absent" / "backup.db")
+    with pytest.raises(StoreUnavailable, match="does not exist"):
+        back_up_database(full.parent / "absent.db", full.parent / "backup.db")
