@@ -4,15 +4,15 @@ UV_VERSION := 0.13.9
 UV := .tools/uv-$(UV_VERSION)/bin/uv
 RUN := .venv/bin
 
-.PHONY: demo test check format bench clean
+.PHONY: demo test check format bench soak clean
 
 demo: .venv/.ready
 	@$(RUN)/musher demo
 
+# Three at a time: most of the time goes into waiting for servers that start.
 test: .venv/.ready
 	$(RUN)/coverage erase
-	$(RUN)/coverage run -m pytest
-	$(RUN)/coverage combine --quiet
+	$(RUN)/pytest -n 3 --dist worksteal --cov --cov-report=
 	$(RUN)/coverage report
 	@$(RUN)/coverage report --include='crdt/*' --fail-under=95 --format=total | sed 's/^/coverage of crdt: /'
 	@$(RUN)/coverage report --include='bot/*' --fail-under=85 --format=total | sed 's/^/coverage of bot: /'
@@ -27,8 +27,14 @@ format: .venv/.ready
 	$(RUN)/ruff format
 	$(RUN)/ruff check --fix
 
+# Half an hour; what it prints, and docs/benchmarks.md, tell how to measure less.
 bench: .venv/.ready
-	$(RUN)/python -m benchmarks.flatness
+	@$(SYNC) --group bench --inexact --system-certs 2>/dev/null || $(SYNC) --group bench --inexact
+	$(RUN)/python -m benchmarks --json docs/benchmarks.json --svg docs/benchmarks.svg $(BENCH)
+
+# Ten minutes of random faults and kills; the seed is printed. `make soak SOAK="--minutes 60 --rooms 8 --seed 42"`
+soak: .venv/.ready
+	$(RUN)/python -m tests.soak $(SOAK)
 
 clean:
 	rm -rf .venv .tools .demo .coverage* .pytest_cache .mypy_cache .ruff_cache .hypothesis

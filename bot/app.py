@@ -13,22 +13,28 @@ from typing import Any, Final
 import jmespath
 import structlog
 
+from bot.admin import AdminServer
 from bot.config import Config
+from bot.damage import DamagedRooms
 from bot.deliver import Deliveries
 from bot.errors import MusherError
 from bot.health import Health
 from bot.ingest import IngestServer, compile_sources
-from bot.intake import STALE_AFTER_S, Intake
+from bot.intake import PATIENCE_S, STALE_AFTER_S, Intake
 from bot.invitations import Invitations
 from bot.lanes import Lanes
 from bot.llm import ModelFailed, Provider
 from bot.matrix import MatrixClient, RateLimited, Unreachable
+from bot.metrics import MeasuredModel, Metrics
 from bot.pace import Pace
 from bot.pause import PausePoints
 from bot.policy import Rules
+from bot.trouble import Trouble
 from bot.turn import STORE_RETRY_S, Keep, RoomSettings, Turns
-from bot.wiring import ACCESS_TOKEN, DEVICE_ID, USER_ID, credentials, language_model, stored_login
-from crdt import RecordedEvent, Store, StoreUnavailable
+from bot.typing_notice import only_while_open
+from bot.watch import Watch
+from bot.wiring import ACCESS_TOKEN, DEVICE_ID, USER_ID, credentials, encryption, language_model, stored_login
+from crdt import RESTORED_AT_MS, PipelineEvent, RecordedEvent, Store, StoreDamaged, StoreUnavailable
 
 log = structlog.get_logger(__name__)
 
@@ -68,6 +74,7 @@ class Started:
     user_id: str
     device_id: str
     ingest_port: int
+    admin_port: int
 
 
 def _ignore(started: Started) -> None:
@@ -97,11 +104,12 @@ async def run_service(
     )
     async with store:
         model = language_model(config.llm)
-        client = MatrixClient(credentials(config))
+        client = MatrixClient(credentials(config), encryption(config), store)
         try:
             login = _Login(client, store)
             if await _ends_before(stop, _prepare(config, model, login)):
-                await _Service(config, store, model, client, login, pauses).run(stop, on_started)
+                rules = _rules(config, await store.read_setting(RESTORED_AT_MS))
+                await _Running(config, store, model, client, login, pauses, rules).run(stop, on_started)
         except ExceptionGroup as group:
             raise _first(group) from group
         finally:
@@ -165,10 +173,11 @@ class _Login:
                     _LOGGED_IN_AT: str(self.made_at),
                 }
             )
+        await self._client.retire_lost_device()
         log.info("logged_in", user=identity.user_id, device=identity.device_id, resumed=identity == stored)
 
 
-class _Service:
+class _Running:
     """Everything that runs once the store is open and the login stands."""
 
     def __init__(
@@ -179,26 +188,40 @@ class _Service:
         client: MatrixClient,
         login: _Login,
         pauses: PausePoints,
+        rules: Rules,
     ) -> None:
         self._config = config
         self._store = store
         self._login = login
-        self._health = Health("sync")
+        self._health, self._metrics = Health(), Metrics()
+        self._health.register("sync", patience_s=PATIENCE_S)
         self._health.stale_after("sync", STALE_AFTER_S)
+        self._health.register("model", required=False)
+        self._damaged = DamagedRooms(store, self._health)
+        self._watch = Watch(store, self._health)
+        self._store_trouble = Trouble("turn_postponed", level="error")
         pace = Pace()
-        self._deliveries = Deliveries(store, client, pace, pauses.reached, logged_in_at=lambda: login.made_at)
+        self._deliveries = Deliveries(
+            store,
+            client,
+            pace,
+            pauses.reached,
+            logged_in_at=lambda: login.made_at,
+            ended=self._metrics.delivery_ended,
+        )
         self._turns = Turns(
             store=store,
-            model=model,
-            typing=client.typing,
+            model=MeasuredModel(model, self._metrics, self._health),
+            typing=only_while_open(client.typing, pace),
             on_queued=self._deliveries.wake,
             reached=pauses.reached,
+            budget=client.event_budget,
             personas={name: persona.instructions for name, persona in config.personas.items()},
             rooms={room_id: RoomSettings(room.persona, _keep(room.filter)) for room_id, room in config.rooms.items()},
             context_tokens=config.llm.context_tokens,
+            ended=self._metrics.turn_ended,
         )
         self._lanes = Lanes(self._answer_next, config.matrix.max_parallel_rooms)
-        rules = _rules(config)
         self._invitations = Invitations(client, pace, rules)
         self._intake = Intake(
             store,
@@ -210,25 +233,29 @@ class _Service:
             log_in_again=login.log_in,
             invited=self._invitations.came,
             left=self._invitations.ended,
+            queued=self._deliveries.wake,
+            unreadable=self._metrics.decrypt_failed,
         )
 
     async def run(self, stop: asyncio.Event, on_started: Callable[[Started], None]) -> None:
         """Run all parts until `stop`; the first that fails for good ends the others."""
         async with asyncio.TaskGroup() as parts:
-            listening: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-            parts.create_task(self._serve(stop, listening), name="ingest")
-            port = await listening
+            listening: asyncio.Future[Started] = asyncio.get_running_loop().create_future()
+            parts.create_task(self._serve(stop, listening), name="listeners")
+            started = await listening
             loops = [
                 parts.create_task(self._intake.run(await self._store.read_cursor()), name="intake"),
                 parts.create_task(self._invitations.run(), name="invitations"),
                 parts.create_task(self._deliveries.run(), name="deliveries"),
                 parts.create_task(self._housekeep(), name="housekeeping"),
+                parts.create_task(self._watch.run(), name="watch"),
             ]
             try:
-                for session_id in await self._store.waiting_sessions():
+                for session_id in [*await self._store.waiting_sessions(), *await self._store.sessions_to_redact()]:
                     self._lanes.wake(session_id)
-                on_started(Started(self._config.matrix.user_id, self._login.device_id, port))
-                log.info("service_started", ingest_port=port, user=self._config.matrix.user_id)
+                on_started(started)
+                ports = {"ingest_port": started.ingest_port, "admin_port": started.admin_port}
+                log.info("service_started", user=started.user_id, **ports)
                 await stop.wait()
                 log.info("service_stopping")
                 loops[0].cancel()
@@ -239,29 +266,48 @@ class _Service:
                     loop.cancel()
         await self._flush()
 
-    async def _serve(self, stop: asyncio.Event, listening: asyncio.Future[int]) -> None:
+    async def _serve(self, stop: asyncio.Event, listening: asyncio.Future[Started]) -> None:
+        user_id, device_id = self._config.matrix.user_id, self._login.device_id
+        async with self._ingest_server() as ingest, self._admin_server() as admin:
+            listening.set_result(Started(user_id, device_id, ingest.port, admin.port))
+            await stop.wait()
+
+    def _admin_server(self) -> AdminServer:
+        admin, user_id = self._config.admin, self._config.matrix.user_id
+        identity = {"sled_id": self._store.sled_id, "user_id": user_id, "device_id": self._login.device_id}
+        return AdminServer(admin.host, admin.port, self._store, self._health, self._metrics, identity)
+
+    def _ingest_server(self) -> IngestServer:
         ingest = self._config.ingest
         tokens = [token.get_secret_value() for token in ingest.tokens]
-        server = IngestServer(
+        return IngestServer(
             self._store.append_batches,
             tokens,
             ingest.host,
             ingest.port,
             self._health,
             sources=compile_sources(ingest.sources),
-            append_gap=self._store.append_event,
+            append_gap=self._append_gap,
         )
-        async with server:
-            listening.set_result(server.port)
-            await stop.wait()
+
+    async def _append_gap(self, sentinel: PipelineEvent) -> int:
+        seq = await self._store.append_event(sentinel)
+        self._metrics.gap_recorded()
+        return seq
 
     async def _answer_next(self, session_id: str) -> bool:
         try:
-            return await self._turns.answer_next(session_id)
+            more = await self._turns.answer_next(session_id)
         except StoreUnavailable as error:
-            log.error("turn_postponed", session=session_id, reason=str(error))
+            self._store_trouble.met(str(error), session=session_id)
             await asyncio.sleep(STORE_RETRY_S)
             return True
+        except StoreDamaged as error:
+            await self._damaged.found(session_id, error)
+            return False
+        self._store_trouble.over()
+        self._damaged.answered(session_id)
+        return more
 
     async def _housekeep(self) -> None:
         while True:
@@ -281,13 +327,14 @@ class _Service:
             log.info("deliveries_left_for_next_start")
 
 
-def _rules(config: Config) -> Rules:
+def _rules(config: Config, restored_at_ms: str | None) -> Rules:
     matrix = config.matrix
     return Rules(
         allows=matrix.allows,
         allowed_rooms=frozenset(matrix.allowed_rooms),
         respond_to=matrix.respond_to,
         answer_backlog_s=matrix.answer_backlog.total_seconds(),
+        answer_after_ms=int(restored_at_ms or 0),
     )
 
 

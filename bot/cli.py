@@ -17,8 +17,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from bot.db_cli import add_db_commands, verify_database
 from bot.errors import MusherError
 from bot.ingest_cli import add_event_arguments, add_test_arguments, post_event, test_delivery
+from bot.verify_cli import show_verify_status
 
 if TYPE_CHECKING:
     from bot.config import Config
@@ -106,6 +108,8 @@ def _parser() -> argparse.ArgumentParser:
         as_json,
     )
     sessions.add_argument("room", nargs="?", metavar="ROOM", help="a room id: print that session and its transcript")
+    command("verify-status", show_verify_status, "tell what others see of the bot's encryption keys", config)
+    add_db_commands(command("db", verify_database, "verify, compact, back up or restore the database"), config)
     add_event_arguments(command("event", post_event, "post one pipeline event to a running service"))
     ingest = command("ingest", test_delivery, "try out what webhooks become").add_subparsers(
         metavar="COMMAND", required=True

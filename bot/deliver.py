@@ -13,12 +13,13 @@ import json
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
-from typing import Any, Final, Protocol
+from typing import Any, Final, Literal, Protocol
 
 import structlog
 
 from bot.matrix import LoggedOut, MatrixError, RateLimited, Unreachable
-from bot.pace import Pace
+from bot.pace import Pace, RoomPauses
+from bot.trouble import Trouble
 from crdt import Delivery, StoreUnavailable
 
 log = structlog.get_logger(__name__)
@@ -26,6 +27,15 @@ log = structlog.get_logger(__name__)
 TRANSACTION_ID_TRUSTED_S: Final = 12 * 3600
 """Half of the time for which Synapse remembers transaction ids."""
 MAX_PARALLEL_SENDS: Final = 8
+STORE_RETRY_S: Final = 1.0
+"""Pause before a store that could not be read or written is asked again."""
+
+
+DeliveryOutcome = Literal["sent", "dropped"]
+
+
+def _unwatched(_outcome: DeliveryOutcome) -> None:
+    """Nobody counts."""
 
 
 class Outbox(Protocol):
@@ -45,7 +55,10 @@ class Sender(Protocol):
 
 
 class Deliveries:
-    """Sends deliveries as they become due. `logged_in_at` tells when the present login was made, in Unix seconds."""
+    """Sends deliveries as they become due.
+
+    `logged_in_at` tells when the present login was made, in Unix seconds; `ended` hears what became of each delivery.
+    """
 
     def __init__(
         self,
@@ -55,12 +68,16 @@ class Deliveries:
         reached: Callable[[str], Awaitable[None]],
         *,
         logged_in_at: Callable[[], float] = lambda: 0.0,
+        ended: Callable[[DeliveryOutcome], None] = _unwatched,
     ) -> None:
         self._outbox = outbox
         self._sender = sender
         self._pace = pace
+        self._rooms = RoomPauses(pace.clock)
+        self._store_trouble = Trouble("delivery_postponed", level="error")
         self._reached = reached
         self._logged_in_at = logged_in_at
+        self._ended = ended
         self._woken = asyncio.Event()
         self._slots = asyncio.Semaphore(MAX_PARALLEL_SENDS)
         self._sending: set[str] = set()
@@ -104,32 +121,55 @@ class Deliveries:
                 await self._postpone(error)
 
     async def _postpone(self, error: StoreUnavailable) -> None:
-        log.error("delivery_postponed", reason=str(error))
-        self._pace.failed(error)
-        await self._pace.ready()
+        self._store_trouble.met(str(error))
+        await asyncio.sleep(STORE_RETRY_S)
 
     async def _send(self, delivery: Delivery) -> None:
+        # Waited for outside of the slots: rooms that fail must not take them from those that don't.
+        await self._rooms.ready(delivery.session_id)
         async with self._slots:
             await self._pace.ready()
             try:
                 await self._send_now(delivery)
             except StoreUnavailable as error:
                 await self._postpone(error)
+            else:
+                self._store_trouble.over()
 
     async def _send_now(self, delivery: Delivery) -> None:
         try:
             event_id = await self._find(delivery) or await self._attempt(delivery)
-        except (Unreachable, RateLimited, LoggedOut) as error:
+        except Unreachable as error:
+            self._unreachable(delivery.session_id, error)
+            return
+        except (RateLimited, LoggedOut) as error:
             self._pace.failed(error)
             return
         except MatrixError as error:
+            self._answered(delivery.session_id)
             log.warning("delivery_refused", session=delivery.session_id, reason=str(error))
             await self._outbox.delivery_dropped(delivery.delivery_id, type(error).__name__)
+            self._ended("dropped")
             return
-        self._pace.worked()
+        self._answered(delivery.session_id)
         await self._reached("sent")
         await self._outbox.delivery_sent(delivery.delivery_id, event_id)
+        self._ended("sent")
         log.info("delivered", session=delivery.session_id, delivery=delivery.delivery_id, event_id=event_id)
+
+    def _answered(self, room_id: str) -> None:
+        self._pace.worked()
+        if self._rooms.worked(room_id):
+            log.info("room_answers_again", session=room_id)
+
+    def _unreachable(self, room_id: str, error: Unreachable) -> None:
+        """Find out who is to wait: the room, when it fails while the homeserver otherwise answers; else all."""
+        known, alone = self._rooms.is_failing(room_id), self._pace.open
+        pause_s = self._rooms.failed(room_id, alone=alone)
+        if alone and not known:
+            log.warning("room_unreachable", session=room_id, reason=str(error), retry_after_s=pause_s)
+        if not (known and alone):
+            self._pace.doubted(error)
 
     async def _find(self, delivery: Delivery) -> str | None:
         """Look for a delivery that may have arrived although its transaction id can't show it any more."""

@@ -6,29 +6,44 @@ the same token: nothing is lost, and known messages are skipped.
 
 from __future__ import annotations
 
+import asyncio
+import hashlib
+import json
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 from typing import Final, Protocol
 
 import structlog
 
+from bot import texts
 from bot.health import Health
 from bot.matrix import (
+    DELIVERY_ID_FIELD,
     Invite,
     LoggedOut,
     RateLimited,
     SyncBatch,
+    Undecryptable,
     Unreachable,
 )
 from bot.pace import Pace
 from bot.policy import Decision, Details, Rules, decide
-from crdt import Edit, Message, StoreUnavailable
+from bot.trouble import Trouble
+from bot.upgrades import Upgrades
+from crdt import Delivery, Edit, Message, StoreUnavailable
 
 log = structlog.get_logger(__name__)
 
 LONG_POLL_MS: Final = 30_000
+CLOCK_SKEW_MS: Final = 30_000
+"""How far behind ours the clock of a sender's server may be."""
 STALE_AFTER_S: Final = 90.0
 """Three long polls without an answer."""
+PATIENCE_S: Final = 15.0
+"""A homeserver that is away for less than this leaves the service ready."""
+STORE_RETRY_S: Final = 1.0
+"""Pause before a store that could not take something in is asked again."""
 
 
 class Inbox(Protocol):
@@ -42,7 +57,8 @@ class Inbox(Protocol):
         redactions: Sequence[str] = (),
     ) -> list[Message]: ...
     async def waiting(self, session_id: str) -> list[Message]: ...
-    async def settle(self, keys: Sequence[str], outcome: str) -> None: ...
+    async def move_session(self, old: str, new: str) -> bool: ...
+    async def settle(self, keys: Sequence[str], outcome: str, deliveries: Sequence[Delivery] = ()) -> None: ...
 
 
 class Source(Protocol):
@@ -51,11 +67,16 @@ class Source(Protocol):
     async def sync(self, since: str | None, timeout_ms: int) -> SyncBatch: ...
 
 
+def _nothing() -> None:
+    """Nobody waits for the outbox."""
+
+
 class Intake:
     """The sync loop. It tells of what it meets, by the functions that it is given.
 
     `wake` is called with a room that has new messages, `log_in_again` when the login was ended, `invited` and `left`
-    when the bot is asked into a room, and when it is out of one.
+    when the bot is asked into a room, and when it is out of one, `queued` when there is something new in the outbox,
+    `unreadable` for each message that could not be decrypted.
     """
 
     def __init__(
@@ -70,16 +91,26 @@ class Intake:
         log_in_again: Callable[[], Awaitable[None]],
         invited: Callable[[Invite], None],
         left: Callable[[str], None],
+        queued: Callable[[], None] = _nothing,
+        unreadable: Callable[[], None] = _nothing,
     ) -> None:
         self._inbox = inbox
         self._source = source
         self._pace = pace
         self._health = health
         self._rules = rules
+        # Without a token nobody knows what was answered before: a new database in rooms that the bot is in already.
+        since_start_ms = time.time_ns() // 1_000_000 - CLOCK_SKEW_MS
+        self._first_rules = replace(rules, answer_after_ms=max(rules.answer_after_ms, since_start_ms))
         self._wake = wake
+        self._upgrades = Upgrades(inbox, wake)
         self._log_in_again = log_in_again
         self._invited = invited
         self._left = left
+        self._queued = queued
+        self._unreadable = unreadable
+        self._sync_trouble = Trouble("sync_failed")
+        self._store_trouble = Trouble("sync_not_stored", level="error")
 
     async def run(self, since: str | None) -> None:
         """Sync for as long as the service lives, beginning at the token `since`.
@@ -94,13 +125,13 @@ class Intake:
             except LoggedOut:
                 await self._try_to_log_in()
             except (Unreachable, RateLimited) as error:
-                self._health.failing("sync", type(error).__name__)
-                log.warning("sync_failed", reason=str(error))
+                self._health.failing("sync", str(error))
+                self._sync_trouble.met(str(error))
                 self._pace.failed(error)
             except StoreUnavailable as error:
-                self._health.failing("sync", type(error).__name__)
-                log.error("sync_not_stored", reason=str(error))
-                self._pace.failed(error)
+                self._health.failing("sync", str(error))
+                self._store_trouble.met(str(error))
+                await asyncio.sleep(STORE_RETRY_S)
 
     async def _try_to_log_in(self) -> None:
         try:
@@ -109,33 +140,43 @@ class Intake:
             self._pace.failed(error)
         except StoreUnavailable as error:  # the login stands, only the next start will not know it
             log.error("login_not_stored", reason=str(error))
+            self._pace.worked()
+        else:
+            self._pace.worked()
 
     async def _step(self, since: str | None) -> str:
-        batch = await self._source.sync(since, 0 if since is None else LONG_POLL_MS)
+        # A long poll would tell of the end of a fault only with the next news.
+        at_once = since is None or not self._pace.open
+        batch = await self._source.sync(since, 0 if at_once else LONG_POLL_MS)
         self._pace.worked()
+        self._sync_trouble.over()
         # Before anything can fail: none stands in a second sync.
         for invite in batch.invites:
             self._invited(invite)
+        await self._upgrades.follow(batch.upgrades)
         admitted = await self._inbox.admit(
-            self._wanted(batch),
+            self._wanted(batch, self._first_rules if since is None else self._rules),
             batch.next_batch,
             edits=[Edit(edit.event_id, edit.sender, edit.body) for edit in batch.edits],
             redactions=[redaction.event_id for redaction in batch.redactions],
         )
+        self._store_trouble.over()
         self._health.ok("sync")
-        for session_id in {message.session_id for message in admitted if not message.context}:
+        with_news = {message.session_id for message in admitted if not message.context}
+        for session_id in with_news | {self._upgrades.session_of(each.room_id) for each in batch.redactions}:
             self._wake(session_id)
+        await self._tell_of_unreadable(batch.undecryptable)
         for room_id in batch.left:
             self._left(room_id)
             await self._settle_left(room_id)
         return batch.next_batch
 
-    def _wanted(self, batch: SyncBatch) -> list[Message]:
+    def _wanted(self, batch: SyncBatch, rules: Rules) -> list[Message]:
         now_ms = time.time_ns() // 1_000_000
         wanted = []
         for message in batch.messages:
             decision = decide(
-                self._rules,
+                rules,
                 room_id=message.room_id,
                 sender=message.sender,
                 mentions_me=message.mentions_me,
@@ -148,7 +189,7 @@ class Intake:
                 wanted.append(
                     Message(
                         key=message.event_id,
-                        session_id=message.room_id,
+                        session_id=self._upgrades.session_of(message.room_id),
                         sender=message.sender,
                         text=message.body,
                         context=decision.fate == "context",
@@ -156,6 +197,23 @@ class Intake:
                     )
                 )
         return wanted
+
+    async def _tell_of_unreadable(self, undecryptable: Sequence[Undecryptable]) -> None:
+        """Say in the room that a message could not be read: once for a key, however often the sync is repeated."""
+        for one in undecryptable:
+            self._unreadable()
+            name = hashlib.sha256(f"{one.room_id} {one.sender} {one.session_id}".encode()).hexdigest()[:32]
+            delivery_id = f"musher-unreadable-{name}"
+            content = {
+                "msgtype": "m.notice",
+                "body": texts.UNREADABLE,
+                "m.mentions": {},
+                "m.relates_to": {"m.in_reply_to": {"event_id": one.event_id}},
+                DELIVERY_ID_FIELD: delivery_id,
+            }
+            log.warning("message_unreadable_told", session=one.room_id, user=one.sender, message=one.event_id)
+            await self._inbox.settle((), "unreadable", [Delivery(delivery_id, one.room_id, json.dumps(content))])
+            self._queued()
 
     async def _settle_left(self, room_id: str) -> None:
         """Settle what waits. A turn that was begun goes to its end: left open, its session could never roll again."""

@@ -61,22 +61,36 @@ class Invitations:
 
     async def answer_open(self) -> None:
         """Answer each open invitation once. A fault leaves it open, up to a limit of tries."""
+        unreachable = 0
         for invite in list(self._open.values()):
             await self._pace.ready()
             try:
                 await self._answer(invite)
             except (Unreachable, RateLimited, LoggedOut) as error:
-                # A homeserver also says so when only the room's own server is out of reach: no pause for all.
-                log.warning("invite_postponed", session=invite.room_id, reason=str(error))
-                if isinstance(error, RateLimited):
-                    self._pace.failed(error)
-                self._tries[invite.room_id] += 1
-                if self._tries[invite.room_id] < MAX_TRIES:
+                unreachable += 1
+                if not self._is_given_up(invite, error, alone=unreachable == 1):
                     continue
                 log.error("invite_given_up", session=invite.room_id, tries=MAX_TRIES, advice="invite the bot again")
             except (Forbidden, NotInRoom, Refused) as error:
+                self._pace.worked()
                 log.warning("invite_failed", session=invite.room_id, reason=str(error))
+            else:
+                self._pace.worked()
             self._forget(invite.room_id)
+
+    def _is_given_up(self, invite: Invite, error: Unreachable | RateLimited | LoggedOut, *, alone: bool) -> bool:
+        """Postpone an invitation that can't be answered now; `True` when that was tried often enough."""
+        if not self._tries[invite.room_id]:
+            log.warning("invite_postponed", session=invite.room_id, reason=str(error))
+        is_open = self._pace.open
+        if is_open:  # what all rooms suffer from says nothing of this one
+            self._tries[invite.room_id] += 1
+        if not isinstance(error, Unreachable):
+            self._pace.failed(error)
+        elif not (is_open and alone):
+            # One alone: a homeserver also says so when only the room's own server is out of reach.
+            self._pace.doubted(error)
+        return self._tries[invite.room_id] >= MAX_TRIES
 
     def _forget(self, room_id: str) -> None:
         self._open.pop(room_id, None)

@@ -1,4 +1,8 @@
-"""One shared pause for the homeserver: whoever was told to wait, all wait."""
+"""How fast the homeserver may be asked: one shared pause after a failure, then one request that tries the water.
+
+A fault is met with a pause that all share. When it is over, one request goes out as the probe; the others wait for
+what becomes of it. So the rate of a fault is that of the pauses, however many rooms and loops have something to ask.
+"""
 
 from __future__ import annotations
 
@@ -6,50 +10,158 @@ import asyncio
 import random
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Final
 
-import structlog
-
 from bot.matrix import RateLimited
-
-log = structlog.get_logger(__name__)
+from bot.trouble import Trouble
 
 FIRST_PAUSE_S: Final = 1.0
 LONGEST_PAUSE_S: Final = 4.0
 """Back-off ends here: an answer has to come within 5 s of the end of a fault, and 4 s are gentle enough."""
+PROBE_S: Final = 4.0
+"""How long the others wait for a probe that hangs, before the next one goes out."""
+LOOK_EVERY_S: Final = 0.1
+"""How soon those that wait notice that a probe has worked."""
 
 
 class Pace:
-    """Tells when the homeserver may be asked again. Every request to it passes through `ready` and reports back."""
+    """Tells when the homeserver may be asked. Every request to it waits for `ready` and reports what became of it."""
 
     def __init__(
         self, clock: Callable[[], float] = time.monotonic, jitter: Callable[[], float] = random.random
     ) -> None:
-        self._clock = clock
+        self.clock = clock
         self._jitter = jitter
         self._next_pause_s = FIRST_PAUSE_S
         self._resume_at = 0.0
+        self._asked_until = 0.0
+        self._probe_until = 0.0
+        self._recovering = False
+        self._trouble = Trouble("homeserver_pause", level="info", clock=clock)
+
+    @property
+    def open(self) -> bool:
+        """Whether anybody may ask: no pause is on, and there is no doubt that the homeserver answers."""
+        return not self._recovering and self._pause_left() <= 0
 
     async def ready(self) -> None:
-        """Wait until no pause is on."""
-        while (left := self._resume_at - self._clock()) > 0:  # noqa: ASYNC110 - a pause may grow while we sleep
-            await asyncio.sleep(left)
+        """Wait until no pause is on and, after one, until a probe has worked; or be the probe."""
+        while not self._may_go():
+            left = self._pause_left()
+            await asyncio.sleep(left if left > 0 else LOOK_EVERY_S)
+
+    def _pause_left(self) -> float:
+        return max(self._resume_at, self._asked_until) - self.clock()
+
+    def _may_go(self) -> bool:
+        if self._pause_left() > 0:
+            return False
+        if not self._recovering:
+            return True
+        if self.clock() < self._probe_until:
+            return False
+        self._probe_until = self.clock() + PROBE_S
+        return True
 
     def worked(self) -> None:
-        """Report an answer: the next failure starts from the shortest pause."""
+        """Report an answer: all may ask again, but for a pause that the server has asked for."""
         self._next_pause_s = FIRST_PAUSE_S
+        self._recovering = False
+        self._resume_at = self._probe_until = 0.0
+        self._trouble.over()
+
+    def doubted(self, error: Exception) -> None:
+        """Report a failure that may be of one room alone: the next request shows it, the others wait for that one.
+
+        When the homeserver is in doubt already, this is a failure like any other.
+        """
+        if self.open:
+            self._recovering = True
+        else:
+            self.failed(error)
 
     def failed(self, error: Exception) -> None:
         """Report a failure that passes by itself: pause longer each time, with jitter, and as long as the server asks.
 
         A failure that is reported while a pause is on belongs to that pause; only the server's own wish prolongs it.
         """
-        now = self._clock()
-        pause_s = error.retry_after_s if isinstance(error, RateLimited) else 0.0
+        now = self.clock()
+        if isinstance(error, RateLimited):
+            self._asked_until = max(self._asked_until, now + error.retry_after_s)
         if self._resume_at <= now:
             # Also where the server asks for less: one that says "at once" each time would be asked in a hot loop.
-            pause_s = max(pause_s, self._next_pause_s * (0.75 + self._jitter() / 4))
+            self._resume_at = now + self._next_pause_s * (0.75 + self._jitter() / 4)
             self._next_pause_s = min(self._next_pause_s * 2, LONGEST_PAUSE_S)
-        if now + pause_s > self._resume_at:
-            self._resume_at = now + pause_s
-            log.info("homeserver_pause", seconds=round(pause_s, 2), reason=type(error).__name__)
+        self._recovering = True
+        self._probe_until = 0.0
+        self._trouble.met(type(error).__name__, seconds=round(self._pause_left(), 2))
+
+
+FIRST_ROOM_PAUSE_S: Final = 1.0
+SHARE_S: Final = 1.5
+"""Of the rooms that fail, one is tried in this time on average."""
+LONGEST_COMMON_PAUSE_S: Final = 4.0
+"""For rooms of which nothing shows that they alone fail: after the end of a fault they have to be served soon."""
+LONGEST_ROOM_PAUSE_S: Final = 60.0
+"""For a room that fails while others are served."""
+_NOTICE_WITHIN_S: Final = 0.25
+
+
+@dataclass(slots=True)
+class _Failing:
+    """A room's back-off; `since` and `resume_at` by the clock of `RoomPauses`."""
+
+    since: float
+    resume_at: float
+    pause_s: float = 0.0
+
+
+class RoomPauses:
+    """The back-off of rooms that can't be sent to while the homeserver otherwise answers.
+
+    The more rooms fail, the longer each waits, so that together they cost less than a request a second. One that works
+    again shows that the fault was a common one, and has the others tried soon.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._failing: dict[str, _Failing] = {}
+        self._served_at = 0.0
+
+    async def ready(self, room_id: str) -> None:
+        """Wait until the room may be tried."""
+        while (left := self.left(room_id)) > 0:  # noqa: ASYNC110 - the pause may be called off while we sleep
+            await asyncio.sleep(min(left, _NOTICE_WITHIN_S))
+
+    def left(self, room_id: str) -> float:
+        """Seconds until the room may be tried; 0 or less when it may."""
+        failing = self._failing.get(room_id)
+        return failing.resume_at - self._clock() if failing else 0.0
+
+    def is_failing(self, room_id: str) -> bool:
+        """Whether the last that was heard of the room is a failure of its own."""
+        return room_id in self._failing
+
+    def failed(self, room_id: str, *, alone: bool = True) -> float:
+        """Report a failure of the room; returns the seconds that it has to wait now.
+
+        One that does not come `alone`, since nothing of the homeserver answers, makes no later wait longer.
+        """
+        now = self._clock()
+        failing = self._failing.setdefault(room_id, _Failing(now, now))
+        if alone:
+            longest = LONGEST_ROOM_PAUSE_S if self._served_at > failing.since else LONGEST_COMMON_PAUSE_S
+            failing.pause_s = min(failing.pause_s * 2 or FIRST_ROOM_PAUSE_S, longest)
+        pause_s = min(max(failing.pause_s, (len(self._failing) - 1) * SHARE_S), LONGEST_ROOM_PAUSE_S)
+        failing.resume_at = now + pause_s
+        return pause_s
+
+    def worked(self, room_id: str) -> bool:
+        """Report that the room was served; returns whether it had failed before."""
+        self._served_at = self._clock()
+        if self._failing.pop(room_id, None) is None:
+            return False
+        for failing in self._failing.values():
+            failing.resume_at = self._served_at
+        return True

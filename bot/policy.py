@@ -31,6 +31,8 @@ class Rules:
     allowed_rooms: frozenset[str] = frozenset()
     respond_to: Literal["all", "mentions"] = "all"
     answer_backlog_s: float = 86_400.0
+    answer_after_ms: int = 0
+    """What is older (Unix ms) may have been answered by another database: from before a restore, or a first start."""
 
     def allows_room(self, room_id: str, *, public: bool) -> bool:
         """Whether the bot may be in a room: a listed one; any private one when nothing is listed."""
@@ -45,6 +47,8 @@ def decide(rules: Rules, *, room_id: str, sender: str, mentions_me: bool, origin
         return Decision("ignore", "room not allowed")
     if now_ms - origin_ms > rules.answer_backlog_s * 1000:
         return Decision("context", "too old")
+    if origin_ms < rules.answer_after_ms:
+        return Decision("context", "from before this database")
     if rules.respond_to == "mentions" and not mentions_me:
         return Decision("context", "not mentioned")
     return Decision("answer", "addressed")

@@ -28,8 +28,18 @@ POISONED: Final = (
     "I was interrupted three times while answering this, so I stopped trying. "
     "The pipeline events are kept: write again, perhaps in other words."
 )
+UNREADABLE: Final = (
+    "I could not decrypt this message: its key has not reached me. I have asked your client for it and will answer "
+    "once it comes; if it does not, please send the message again."
+)
 
 
 def failure_notice(kind: FailureKind) -> str:
     """Say that no answer came, why, and what a person can do."""
     return f"{_BY_FAILURE[kind]} {_RETRY}"
+
+
+DAMAGED: Final = (
+    "I can't answer here at present: what I had stored about this room is damaged. "
+    "Please tell whoever runs me; the details are in my log."
+)

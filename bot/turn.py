@@ -13,15 +13,16 @@ import asyncio
 import hashlib
 import json
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Final, Literal, Protocol
 
 import structlog
 
-from bot import prompt, texts
+from bot import prompt, redactions, texts
 from bot.llm import Model, ModelFailed
-from bot.matrix import DELIVERY_ID_FIELD, reply_contents
+from bot.matrix import DELIVERY_ID_FIELD, PLAIN_EVENT_BUDGET, EventBudget, reply_contents
 from bot.policy import Details, NextTurn, next_turn
+from bot.trouble import Trouble
 from bot.typing_notice import Typing, typing_notice
 from crdt import (
     SINGLE_SLED,
@@ -29,11 +30,14 @@ from crdt import (
     Delivery,
     LlmSessionView,
     Message,
+    MessageChanged,
     RecordedEvent,
     StoreUnavailable,
+    TakenBack,
     TranscriptEntry,
     Turn,
     TurnOpen,
+    UnknownTurn,
 )
 
 log = structlog.get_logger(__name__)
@@ -46,6 +50,15 @@ STORE_RETRY_S: Final = 2.0
 """Pause before a store that could not take something in is asked again."""
 
 Keep = Callable[[RecordedEvent], bool]
+Strike = Callable[[TranscriptEntry, Sequence[TakenBack]], TranscriptEntry]
+
+TurnOutcome = Literal["answered", "failed", "poisoned", "broken", "parked"]
+"""How a turn ended: with the model's reply; with a notice, since the model failed, or the turn killed the service too
+often, or something unforeseen happened; or it was broken off in order, to be begun again."""
+
+
+def _unwatched(_outcome: TurnOutcome) -> None:
+    """Nobody counts."""
 
 
 class TurnStore(Protocol):
@@ -56,15 +69,17 @@ class TurnStore(Protocol):
     async def write_llm_session(self, session_id: str, persona_name: str, scope: str) -> None: ...
     async def read_transcript(self, session_id: str) -> list[TranscriptEntry]: ...
     async def roll_session(self, session_id: str, keep_entries: int) -> None: ...
+    async def redact_session(self, session_id: str, strike: Strike) -> int: ...
     async def begin_turn(
         self,
         session_id: str,
         key: str,
         text: str,
         context: Sequence[Message] = (),
-        covers: Sequence[str] = (),
+        said: Sequence[Message] = (),
         max_lines: int = 200,
         keep: Keep | None = None,
+        render: Callable[[Message], str] = ...,
     ) -> Turn: ...
     async def complete_turn(
         self, turn: Turn, reply: str, deliveries: Sequence[Delivery] = (), failed: bool = False
@@ -81,9 +96,16 @@ class RoomSettings:
     keep: Keep | None = None
 
 
+async def _plain(_session_id: str) -> EventBudget:
+    """Where no room is encrypted."""
+    return PLAIN_EVENT_BUDGET
+
+
 @dataclass(frozen=True, slots=True)
 class Turns:
-    """Answers what waits in a room. `personas` maps names to instructions, `rooms` room ids to their settings."""
+    """Answers what waits in a room. `personas` maps names to instructions, `rooms` room ids to their settings; `budget`
+    tells how large an event of a room may be; `ended` hears what became of each turn.
+    """
 
     store: TurnStore
     model: Model
@@ -91,23 +113,40 @@ class Turns:
     on_queued: Callable[[], None]
     reached: Callable[[str], Awaitable[None]]
     personas: Mapping[str, str]
+    budget: Callable[[str], Awaitable[EventBudget]] = _plain
     rooms: Mapping[str, RoomSettings] = field(default_factory=dict)
     context_tokens: int = 8192
+    ended: Callable[[TurnOutcome], None] = _unwatched
+    _store_trouble: Trouble = field(default_factory=lambda: Trouble("reply_not_stored", level="error"))
 
     async def answer_next(self, session_id: str) -> bool:
         """Take one turn of the room; returns whether more may wait there."""
+        await self._strike(session_id)
         chosen = next_turn(await self.store.waiting(session_id))
         if chosen is None:
             return False
         with structlog.contextvars.bound_contextvars(session=session_id, turn=chosen.key):
             try:
-                await self._take(session_id, chosen)
-            except CrdtError:
-                raise
-            except Exception:  # the room gets a notice, and its next message is answered
-                log.exception("turn_broke")
-                await self._give_up(session_id, chosen)
+                await self._take_or_give_up(session_id, chosen)
+            except MessageChanged as error:
+                log.info("turn_chosen_again", reason=str(error))
         return True
+
+    async def _strike(self, session_id: str) -> None:
+        """Forget what was taken back since it was told; with a turn open, that is done after its end."""
+        try:
+            await self.store.redact_session(session_id, redactions.strike)
+        except TurnOpen:
+            log.debug("redaction_postponed", session=session_id)
+
+    async def _take_or_give_up(self, session_id: str, chosen: NextTurn) -> None:
+        try:
+            await self._take(session_id, chosen)
+        except CrdtError:
+            raise
+        except Exception:  # the room gets a notice, and its next message is answered
+            log.exception("turn_broke")
+            await self._give_up(session_id, chosen)
 
     async def _take(self, session_id: str, chosen: NextTurn) -> None:
         session = await self._session(session_id)
@@ -120,14 +159,17 @@ class Turns:
         if turn.attempt > MAX_ATTEMPTS:
             log.error("turn_poisoned", attempts=turn.attempt - 1)
             await self._complete(turn, chosen, texts.POISONED, failed=True)
+            self.ended("poisoned")
             return
         try:
             async with typing_notice(self.typing, session_id):
                 reply, failed = await self._ask(session, turn)
             await self.reached("model")
             await self._complete(turn, chosen, reply, failed=failed)
+            self.ended("failed" if failed else "answered")
         except asyncio.CancelledError:
             await self.store.park_turn(turn)
+            self.ended("parked")
             raise
 
     async def _session(self, session_id: str) -> LlmSessionView:
@@ -157,11 +199,12 @@ class Turns:
         return await self.store.begin_turn(
             session.session_id,
             chosen.key,
-            "\n".join(prompt.said(message.sender, message.text) for message in chosen.said),
-            context=[replace(each, text=prompt.said(each.sender, each.text)) for each in chosen.context],
-            covers=[message.key for message in chosen.said if message.key != chosen.key],
+            "\n".join(_rendered(message) for message in chosen.said),
+            context=chosen.context,
+            said=chosen.said,
             max_lines=prompt.line_budget(self.context_tokens),
             keep=self._settings(session.session_id).keep,
+            render=_rendered,
         )
 
     async def _ask(self, session: LlmSessionView, turn: Turn) -> tuple[str, bool]:
@@ -197,6 +240,7 @@ class Turns:
         turn = await self._begin(await self._session(session_id), chosen)
         if turn.reply is None:
             await self._complete(turn, chosen, texts.UNEXPECTED, failed=True)
+            self.ended("broken")
 
     async def _complete(self, turn: Turn, chosen: NextTurn, reply: str, *, failed: bool) -> None:
         trigger = chosen.newest
@@ -206,6 +250,7 @@ class Turns:
             reply_to=trigger.key,
             asker=trigger.sender,
             thread_root=Details.load(trigger.details).thread_root,
+            budget=await self.budget(turn.session_id),
             msgtype=_NOTICE if failed else _TEXT,
         )
         deliveries = [_delivery(turn, part, content) for part, content in enumerate(contents)]
@@ -218,13 +263,20 @@ class Turns:
         try:
             await self.store.complete_turn(turn, reply, deliveries, failed)
         except StoreUnavailable as error:
-            log.error("reply_not_stored", reason=str(error))
+            self._store_trouble.met(str(error))
             return False
+        except UnknownTurn:  # its room was replaced meanwhile: it is open in the new one, and taken up there
+            log.info("turn_went_with_its_room")
+        self._store_trouble.over()
         return True
 
 
 _TEXT: Final[Literal["m.text"]] = "m.text"
 _NOTICE: Final[Literal["m.notice"]] = "m.notice"
+
+
+def _rendered(message: Message) -> str:
+    return prompt.said(message.sender, message.text)
 
 
 def _delivery(turn: Turn, part: int, content: Mapping[str, object]) -> Delivery:

@@ -7,7 +7,7 @@ from typing import Final
 
 from bot.config import Config, LlmConfig
 from bot.llm import Patience, Provider, build_model
-from bot.matrix import Credentials, Identity
+from bot.matrix import Credentials, EncryptionSettings, Identity
 
 USER_ID: Final = "matrix_user_id"
 DEVICE_ID: Final = "matrix_device_id"
@@ -24,6 +24,18 @@ def credentials(config: Config) -> Credentials:
         password=matrix.password.get_secret_value() if matrix.password else None,
         access_token=matrix.access_token.get_secret_value() if matrix.access_token else None,
         device_id=matrix.device_id,
+    )
+
+
+def encryption(config: Config) -> EncryptionSettings:
+    """How the bot keeps its encryption keys, and whose messages it keeps until it can read them."""
+    matrix = config.matrix
+    return EncryptionSettings(
+        beside=config.store.path,
+        pickle_key=matrix.pickle_key.get_secret_value() if matrix.pickle_key else None,
+        password=matrix.password.get_secret_value() if matrix.password else None,
+        admins=frozenset(matrix.admins),
+        allows=matrix.allows,
     )
 
 

@@ -33,6 +33,7 @@ from crdt.model import (
     Message,
     PipelineEvent,
     RecordedEvent,
+    TakenBack,
     TranscriptEntry,
     Turn,
 )
@@ -71,6 +72,7 @@ __all__ = [
     "StoreNewer",
     "StoreReader",
     "StoreUnavailable",
+    "TakenBack",
     "TranscriptEntry",
     "Turn",
     "TurnOpen",

@@ -10,7 +10,7 @@ import sqlite3
 from collections.abc import Iterable, Sequence
 
 from crdt.errors import MessageChanged
-from crdt.model import Edit, Message
+from crdt.model import Edit, Message, TakenBack
 from crdt.schema import checksum
 from crdt.transcript import well_formed
 
@@ -73,15 +73,52 @@ def edit(connection: sqlite3.Connection, edits: Iterable[Edit]) -> int:
 
 
 def redact(connection: sqlite3.Connection, keys: Iterable[str]) -> int:
-    """Settle redacted messages that no turn has frozen; returns how many there were."""
-    unfrozen = [
-        key
-        for key in keys
-        if connection.execute(
-            "SELECT 1 FROM inbox WHERE key = ? AND outcome IS NULL AND turn_key IS NULL", (key,)
-        ).fetchone()
-    ]
+    """Settle redacted messages that no turn has frozen; returns how many there were.
+
+    Those that a turn has taken are noted: their text stands in the transcript, and is replaced there at a roll.
+    """
+    unfrozen = []
+    for key in keys:
+        row = connection.execute("SELECT session_id, turn_key FROM inbox WHERE key = ?", (key,)).fetchone()
+        if row is not None and row[1] is not None:
+            values = (key, row[0], checksum(key, row[0]))
+            connection.execute("INSERT OR IGNORE INTO taken_back VALUES (?, ?, ?)", values)
+        elif row is not None:
+            unfrozen.append(key)
     return settle(connection, unfrozen, "redacted")
+
+
+def taken_back(connection: sqlite3.Connection, session_id: str) -> list[TakenBack]:
+    """Read what a session's transcript still holds of messages that were taken back."""
+    of_turn = "SELECT count(*) FROM inbox WHERE turn_key = this.turn_key AND is_context = this.is_context"
+    rows = connection.execute(
+        f"SELECT key, turn_key, is_context, ({of_turn} AND position < this.position), ({of_turn}) "
+        "FROM taken_back JOIN inbox AS this USING (key) WHERE taken_back.session_id = ?",
+        (session_id,),
+    ).fetchall()
+    return [TakenBack(key, turn_key, bool(context), place, count) for key, turn_key, context, place, count in rows]
+
+
+def sessions_to_redact(connection: sqlite3.Connection) -> list[str]:
+    """Read which sessions hold something that was taken back."""
+    return [session_id for (session_id,) in connection.execute("SELECT DISTINCT session_id FROM taken_back")]
+
+
+def forget_taken_back(connection: sqlite3.Connection, keys: Iterable[str]) -> None:
+    """Note that the transcript does not hold these any more."""
+    connection.executemany("DELETE FROM taken_back WHERE key = ?", [(key,) for key in keys])
+
+
+def move(connection: sqlite3.Connection, old: str, new: str) -> None:
+    """Give all messages of one session to another."""
+    connection.execute(
+        "UPDATE inbox SET session_id = ?1, checksum = row_checksum(key, ?1, sender, text, is_context, details) "
+        "WHERE session_id = ?2",
+        (new, old),
+    )
+    connection.execute(
+        "UPDATE taken_back SET session_id = ?1, checksum = row_checksum(key, ?1) WHERE session_id = ?2", (new, old)
+    )
 
 
 def check_unchanged(connection: sqlite3.Connection, messages: Iterable[Message]) -> None:
@@ -91,8 +128,9 @@ def check_unchanged(connection: sqlite3.Connection, messages: Iterable[Message])
         MessageChanged: one was edited or settled meanwhile.
     """
     for message in messages:
-        row = connection.execute("SELECT text, outcome FROM inbox WHERE key = ?", (message.key,)).fetchone()
-        if row is not None and row != (well_formed(message.text), None):
+        query = "SELECT session_id, text, outcome FROM inbox WHERE key = ?"
+        row = connection.execute(query, (message.key,)).fetchone()
+        if row is not None and row != (message.session_id, well_formed(message.text), None):
             raise MessageChanged(message.key)
 
 

@@ -101,6 +101,20 @@ class Edit:
 
 
 @dataclass(frozen=True, slots=True)
+class TakenBack:
+    """A message that was taken back after a turn had taken it: where its text stands in the transcript.
+
+    It is number `place` (from 0) of the `count` messages of the turn's text or, with `context`, of its context.
+    """
+
+    key: str
+    turn_key: str
+    context: bool
+    place: int
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
 class Delivery:
     """One outgoing Matrix event, as a row of the outbox.
 

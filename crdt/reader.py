@@ -15,7 +15,7 @@ from crdt.documents import Document, build_document, read_document
 from crdt.errors import StoreClosed, StoreDamaged
 from crdt.model import LlmSessionView, RecordedEvent, TranscriptEntry
 from crdt.segments import read_segments
-from crdt.sessions import read_session_row
+from crdt.session_rows import read_session_row
 
 T = TypeVar("T")
 

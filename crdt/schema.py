@@ -120,7 +120,15 @@ UPDATE outbox SET checksum = row_checksum(delivery_id, session_id, event_type, c
     WHERE outcome IS NULL;
 """
 
-MIGRATIONS: Final = (_FIRST, _SECOND)
+_THIRD = """
+CREATE TABLE taken_back (
+    key TEXT PRIMARY KEY,
+    session_id TEXT NOT NULL,
+    checksum INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+"""
+
+MIGRATIONS: Final = (_FIRST, _SECOND, _THIRD)
 """Script n brings a database from schema n to n + 1; a published script is never changed."""
 
 SCHEMA: Final = len(MIGRATIONS)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, replace
 
 import structlog
@@ -31,8 +31,8 @@ from crdt.documents import (
 from crdt.errors import StoreDamaged, TurnOpen, UnknownScope
 from crdt.event_log import EventLog
 from crdt.marks import Marks, advance
-from crdt.model import SINGLE_SLED, Delivery, LlmSessionView, Message, TranscriptEntry, Turn
-from crdt.schema import checksum
+from crdt.model import SINGLE_SLED, Delivery, LlmSessionView, Message, TakenBack, TranscriptEntry, Turn
+from crdt.session_rows import SessionRow, read_session_row, write_session_row
 from crdt.telling import Keep, Telling, tell
 
 log = structlog.get_logger(__name__)
@@ -43,12 +43,8 @@ ROLL_AFTER_ENTRIES = 200
 SESSIONS_IN_MEMORY = 256
 
 
-@dataclass(frozen=True, slots=True)
-class SessionRow:
-    """Where a session stands: its current part (from 1) and the turns completed in all its parts."""
-
-    part: int
-    turns: int
+Strike = Callable[[TranscriptEntry, Sequence[TakenBack]], TranscriptEntry]
+"""Takes the text of messages that were taken back out of the entry that holds them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,37 +55,9 @@ class _Session:
     is_new: bool
 
 
-def read_session_row(connection: sqlite3.Connection, session_id: str) -> SessionRow | None:
-    """Read a session's row.
-
-    Raises:
-        ValueError: it was altered, or is missing although the session has a document.
-    """
-    found = connection.execute(
-        "SELECT part, turns, checksum FROM sessions WHERE session_id = ?", (session_id,)
-    ).fetchone()
-    if found is None:
-        _check_no_document(connection, session_id)
-        return None
-    part, turns, stored_checksum = found
-    if stored_checksum != checksum(session_id, part, turns):
-        raise ValueError(f"the row of session {session_id} was altered")
-    return SessionRow(part, turns)
-
-
-def _check_no_document(connection: sqlite3.Connection, session_id: str) -> None:
-    names = (f"session/{session_id}/", f"session/{session_id}0")  # "0" is what follows "/"
-    found = connection.execute("SELECT name FROM documents WHERE name > ? AND name < ?", names).fetchall()
-    if any(name.rpartition("/")[0] == f"session/{session_id}" for (name,) in found):
-        raise ValueError(f"the row of session {session_id} is missing")
-
-
-def write_session_row(connection: sqlite3.Connection, session_id: str, row: SessionRow) -> None:
-    """Store a session's row."""
-    connection.execute(
-        "INSERT OR REPLACE INTO sessions VALUES (?, ?, ?, ?)",
-        (session_id, row.part, row.turns, checksum(session_id, row.part, row.turns)),
-    )
+def _struck(entry: TranscriptEntry, gone: Sequence[TakenBack], strike: Strike) -> TranscriptEntry:
+    here = [each for each in gone if each.turn_key == entry.key]
+    return strike(entry, here) if here and entry.role == "user" else entry
 
 
 class Sessions:
@@ -164,7 +132,7 @@ class Sessions:
             def begin(connection: sqlite3.Connection) -> None:
                 turns.insert(connection, session_id, turn.key, now)
                 inbox.check_unchanged(connection, (*said, *context))
-                inbox.freeze(connection, turn.key, (turn.key, *(message.key for message in said)))
+                inbox.freeze(connection, turn.key, (turn.key, *(message.key for message in (*said, *context))))
                 inbox.settle(connection, [message.key for message in context], "context")
 
             try:
@@ -234,6 +202,53 @@ class Sessions:
                 raise TurnOpen(session_id)
             await self._roll(session, transcript.newest_turns(entries, keep_entries))
 
+    async def redact(self, session_id: str, strike: Strike) -> int:
+        """Go on with what was taken back struck out of the entries; returns how many messages that were.
+
+        Raises:
+            TurnOpen: a turn of the session has no reply yet.
+        """
+        async with self._documents.lock(session_id):
+            gone = await self._database.read(lambda connection: inbox.taken_back(connection, session_id))
+            session = await self._open(session_id)
+            if not gone or session.is_new:
+                return 0
+            entries = transcript.read_entries(session.document)
+            if transcript.open_turns(entries):
+                raise TurnOpen(session_id)
+            left = [_struck(entry, gone, strike) for entry in entries]
+            keys = [each.key for each in gone]
+            await self._roll(session, left, lambda connection: inbox.forget_taken_back(connection, keys))
+        log.info("messages_struck", session=session_id, count=len(gone))
+        return len(gone)
+
+    async def move(self, old_id: str, new_id: str) -> bool:
+        """Go on as the session `new_id`, with everything that there is of `old_id`, also an open turn.
+
+        Returns whether that was done: not where there is no old session, or already a new one.
+        """
+        async with AsyncExitStack() as locks:
+            for session_id in sorted({old_id, new_id}):
+                await locks.enter_async_context(self._documents.lock(session_id))
+            old, new = await self._open(old_id), await self._open(new_id)
+            if old.is_new or not new.is_new:
+                return False
+            moved, ops = self._copy(old, new_id, 1, transcript.read_entries(old.document))
+
+            def move(connection: sqlite3.Connection) -> None:
+                delete_document(connection, old.document.name)
+                connection.execute("DELETE FROM sessions WHERE session_id = ?", (old_id,))
+                turns.move(connection, old_id, new_id)
+                inbox.move(connection, old_id, new_id)
+
+            self._documents.forget(new.document.name)
+            await self._commit(moved, ops, move)
+            self._documents.forget(old.document.name)
+            del self._rows[old_id]
+            self._documents.adopt(moved.document)
+        log.info("session_moved", session=old_id, to=new_id)
+        return True
+
     async def _rolled_if_grown(self, session: _Session) -> _Session:
         document = session.document
         if len(document.array("transcript")) < ROLL_AFTER_ENTRIES and document.ops < COMPACT_AFTER_OPS:
@@ -243,12 +258,33 @@ class Sessions:
             return session
         return await self._roll(session, transcript.newest_turns(entries, ROLL_AFTER_ENTRIES // 2))
 
-    async def _roll(self, session: _Session, kept: Sequence[TranscriptEntry]) -> _Session:
-        old, session_id = session.document, session.session_id
-        row = replace(session.row, part=session.row.part + 1)
-        document = Document(transcript.document_name(session_id, row.part), self._database.state.writer_id)
-        view = transcript.read_view(session_id, old)
-        start = transcript.read_start(old)
+    async def _roll(
+        self,
+        session: _Session,
+        kept: Sequence[TranscriptEntry],
+        also: Callable[[sqlite3.Connection], None] | None = None,
+    ) -> _Session:
+        old = session.document
+        rolled, ops = self._copy(session, session.session_id, session.row.part + 1, kept)
+
+        def begin(connection: sqlite3.Connection) -> None:
+            delete_document(connection, old.name)
+            if also is not None:
+                also(connection)
+
+        await self._commit(rolled, ops, begin)
+        self._documents.forget(old.name)
+        self._documents.adopt(rolled.document)
+        log.info("session_rolled", session=session.session_id, part=rolled.row.part, entries=len(kept))
+        return rolled
+
+    def _copy(
+        self, session: _Session, session_id: str, part: int, kept: Sequence[TranscriptEntry]
+    ) -> tuple[_Session, list[Op]]:
+        """Begin a part with what is kept of a session, in memory only."""
+        document = Document(transcript.document_name(session_id, part), self._database.state.writer_id)
+        view = transcript.read_view(session_id, session.document)
+        start = transcript.read_start(session.document)
 
         def begin_part() -> None:
             transcript.write_meta(document, view.persona_name, view.scope, start)
@@ -259,12 +295,7 @@ class Sessions:
         for first in range(0, len(texts), MAX_CHANGES_PER_TRANSACTION):
             chunk = texts[first : first + MAX_CHANGES_PER_TRANSACTION]
             ops.append(document.change(lambda new=chunk: document.array("transcript").extend(new)))  # type: ignore[misc]
-        rolled = _Session(session_id, row, document, is_new=False)
-        await self._commit(rolled, ops, lambda connection: delete_document(connection, old.name))
-        self._documents.forget(old.name)
-        self._documents.adopt(document)
-        log.info("session_rolled", session=session_id, part=row.part, entries=len(kept))
-        return rolled
+        return _Session(session_id, replace(session.row, part=part), document, is_new=False), ops
 
     async def _open(self, session_id: str) -> _Session:
         """Get the session under its lock; `is_new` when it has never been written."""

@@ -32,6 +32,7 @@ ROWS: Final = (
         "the inbox row of message {}",
         "SELECT key, checksum, key, session_id, sender, text, is_context, details FROM inbox WHERE outcome IS NULL",
     ),
+    ("the row of redaction {}", "SELECT key, checksum, key, session_id FROM taken_back"),
     (
         "the outbox row of delivery {}",
         "SELECT delivery_id, checksum, delivery_id, session_id, event_type, content, attempts, first_attempt_at "

@@ -65,6 +65,15 @@ def settle(connection: sqlite3.Connection, session_id: str, key: str, outcome: s
     )
 
 
+def move(connection: sqlite3.Connection, old: str, new: str) -> None:
+    """Give all turns of one session to another, which has none."""
+    connection.execute(
+        "UPDATE turns SET session_id = ?1, checksum = row_checksum(?1, key, attempts, outcome, begun_at) "
+        "WHERE session_id = ?2",
+        (new, old),
+    )
+
+
 def still_open(connection: sqlite3.Connection) -> list[tuple[str, str]]:
     """Read which turns have no end yet, by session and key."""
     return connection.execute("SELECT session_id, key FROM turns WHERE outcome IS NULL ORDER BY begun_at").fetchall()

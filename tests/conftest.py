@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
 
 import pytest
 import pytest_asyncio
+import structlog
 
 from bot.demo.homeserver import Homeserver
 from tests.servers.model import ScriptedModel
@@ -45,3 +46,10 @@ async def model() -> AsyncIterator[ScriptedModel]:
     """A scripted model that serves `test-model` to this test alone."""
     async with ScriptedModel() as scripted:
         yield scripted
+
+
+@pytest.fixture(autouse=True)
+def logging_as_it_was() -> Iterator[None]:
+    """Undo what a test configured: the log lines of the next are captured where structlog is as it comes."""
+    yield
+    structlog.reset_defaults()

@@ -1,4 +1,5 @@
-"""Writes the tables of the documents that the program itself knows best: keys, commands, error codes, pause points.
+"""Writes the tables of the documents that the program itself knows best: keys, commands, error codes, pause
+points, metrics.
 
     python -m tests.reference
 
@@ -14,6 +15,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, Final
 
+from prometheus_client.core import Metric
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
@@ -21,6 +23,7 @@ from bot import cli, pause
 from bot.config import Config
 from bot.config.schema import FILE_SUFFIX, is_list, is_named_tables, is_secret, table_of
 from bot.ingest.refusals import Refusal
+from bot.metrics import Metrics
 
 DOCS: Final = Path(__file__).parents[1] / "docs"
 
@@ -170,11 +173,36 @@ def pause_points() -> str:
     return "\n".join(re.findall(r"^- `\w+`: .+$", pause.__doc__ or "", re.MULTILINE))
 
 
+# Metrics
+
+
+def metrics() -> str:
+    """Every metric of the private listener."""
+    rows = ((_metric_name(each), each.type, _labels(each), each.documentation) for each in Metrics().families())
+    return table(("name", "type", "labels", "meaning"), iter(sorted(rows)))
+
+
+def _metric_name(family: Metric) -> str:
+    return f"`{family.name}_total`" if family.type == "counter" else f"`{family.name}`"
+
+
+def _labels(family: Metric) -> str:
+    found: dict[str, list[str]] = {}
+    for sample in family.samples:
+        for key, value in sample.labels.items():
+            if key != "le":
+                found.setdefault(key, []).append(f"`{value}`")
+    if family.type != "counter":  # the values of a gauge's labels come with what is shown
+        return ", ".join(f"`{key}`" for key in found)
+    return "; ".join(f"`{key}`: {', '.join(values)}" for key, values in found.items())
+
+
 TABLES: Final[dict[str, tuple[str, Callable[[], str]]]] = {
     "keys": ("configuration.md", config_keys),
     "commands": ("commands.md", commands),
     "codes": ("http.md", error_codes),
     "points": ("testing.md", pause_points),
+    "metrics": ("monitoring.md", metrics),
 }
 """What is written where: the name of the mark, the document, and what goes between its marks."""
 

@@ -138,13 +138,6 @@ def test_every_pause_point_is_in_the_table() -> None:
     assert re.findall(r"^- `(\w+)`:", reference.pause_points(), re.MULTILINE) == list(POINTS)
 
 
-def test_what_is_said_to_be_unused_is_unused() -> None:
-    said = "`matrix.admins` and `[admin]` are checked, but nothing uses them yet"
-    program = "\n".join(path.read_text() for path in ROOT.glob("bot/**/*.py") if "config" not in path.parts)
-    uses = bool(re.search(r"config\.admin\b|\.admins\b", program))
-    assert (said in (ROOT / "docs" / "configuration.md").read_text()) != uses
-
-
 def test_every_example_of_an_answer_is_what_the_service_answers() -> None:
     shown = [json.loads(block.text) for block in blocks(ROOT / "docs" / "http.md") if block.language == "json"]
     assert [set(each) for each in shown] == [

@@ -80,6 +80,9 @@ class MatrixConfig(Section):
     password: Secret | None = Field(
         default=None, validate_default=True, description="either password, or access_token with device_id"
     )
+    pickle_key: Secret | None = Field(
+        default=None, description="a secret of any length that encrypts the bot's encryption keys at rest"
+    )
     allowed_users: Annotated[tuple[UserPattern, ...], AfterValidator(not_empty)] = Field(
         description="a list of user ids or patterns of them, at least one, like @*:example.org"
     )

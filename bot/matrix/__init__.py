@@ -1,21 +1,26 @@
 """The bot's only door to Matrix: no other package imports nio or speaks HTTP with the homeserver.
 
-`client.MatrixClient` logs in, syncs and sends; `model` holds the values it gives, `errors` what can go wrong. Within,
-`wire` makes requests, `sync` reads what is new, `backfill` fetches what a sync left out, `timeline` reads events,
-`rooms` remembers rooms, `send` acts in them. `render` and `split` turn a reply in Markdown into events' contents.
+`client.MatrixClient` logs in, syncs and sends, also in encrypted rooms (`e2ee`); `model` holds the values it gives,
+`errors` what can go wrong. Within, `wire` makes requests, `sync` reads what is new, `backfill` fetches what a sync left
+out, `timeline` reads events, `rooms` remembers rooms, `send` acts in them. `render` and `split` turn a reply in
+Markdown into events' contents.
 """
 
 from bot.matrix.client import MatrixClient
+from bot.matrix.e2ee import Counts, EncryptionSettings, SeenKeys
 from bot.matrix.errors import (
     EncryptedRoom,
     Forbidden,
+    KeysLost,
     LoggedOut,
     LoginRefused,
     MatrixError,
     NotAHomeserver,
     NotInRoom,
+    PickleKeyWrong,
     RateLimited,
     Refused,
+    UnknownEncryption,
     Unreachable,
 )
 from bot.matrix.model import (
@@ -27,28 +32,40 @@ from bot.matrix.model import (
     Redaction,
     RoomMessage,
     SyncBatch,
+    Undecryptable,
+    Upgrade,
 )
-from bot.matrix.split import reply_contents
+from bot.matrix.split import PLAIN_EVENT_BUDGET, EventBudget, reply_contents
 
 __all__ = [
     "DELIVERY_ID_FIELD",
+    "PLAIN_EVENT_BUDGET",
+    "Counts",
     "Credentials",
     "Edit",
     "EncryptedRoom",
+    "EncryptionSettings",
+    "EventBudget",
     "Forbidden",
     "Identity",
     "Invite",
+    "KeysLost",
     "LoggedOut",
     "LoginRefused",
     "MatrixClient",
     "MatrixError",
     "NotAHomeserver",
     "NotInRoom",
+    "PickleKeyWrong",
     "RateLimited",
     "Redaction",
     "Refused",
     "RoomMessage",
+    "SeenKeys",
     "SyncBatch",
+    "Undecryptable",
+    "UnknownEncryption",
     "Unreachable",
+    "Upgrade",
     "reply_contents",
 ]

@@ -8,7 +8,9 @@ from typing import Any, Final
 import structlog
 
 from bot.matrix import send
+from bot.matrix.e2ee import Counts, Encryption, EncryptionSettings, SeenKeys, Settings, judge
 from bot.matrix.errors import (
+    KeysLost,
     LoggedOut,
     LoginRefused,
     MatrixError,
@@ -19,6 +21,7 @@ from bot.matrix.errors import (
 )
 from bot.matrix.model import Credentials, Identity, SyncBatch, TriedLogin
 from bot.matrix.rooms import Rooms
+from bot.matrix.split import ENCRYPTED_EVENT_BUDGET, PLAIN_EVENT_BUDGET, EventBudget
 from bot.matrix.sync import Sync
 from bot.matrix.wire import CLIENT_API, Wire
 
@@ -40,11 +43,23 @@ _NEW_STORE: Final = "set matrix.user_id back, or point store.path at a new file 
 class MatrixClient:
     """Everything that the bot does at its homeserver. All methods raise `MatrixError`s only; none repeats by itself."""
 
-    def __init__(self, credentials: Credentials) -> None:
+    def __init__(
+        self,
+        credentials: Credentials,
+        encryption: EncryptionSettings | None = None,
+        settings: Settings | None = None,
+    ) -> None:
+        """With `encryption`, rooms may be encrypted; `settings` then keep what must outlive the key file."""
         self._credentials = credentials
         self._wire = Wire(credentials.homeserver, credentials.user_id)
         self._rooms = Rooms()
-        self._sync = Sync(self._wire, self._rooms)
+        self._encryption: Encryption | None = None
+        if encryption is not None:
+            if settings is None:
+                raise ValueError("encryption needs settings to keep its identity in")
+            self._encryption = Encryption(self._wire, settings, encryption)
+        self._sync = Sync(self._wire, self._rooms, self._encryption)
+        self._lost: Identity | None = None
 
     @property
     def user_id(self) -> str:
@@ -56,13 +71,40 @@ class MatrixClient:
         A login that is still valid is used again: first the stored one, then the configured access token. Only when
         neither is, the password makes a new login, of the same device. May be called again after `LoggedOut`.
 
-        Raises `Unreachable`, `RateLimited`, `NotAHomeserver`, `LoginRefused`, and `LoggedOut` when a token is refused
-        and there is no password.
+        A device whose encryption keys are lost is given up for a new one, by password; once the caller has stored that,
+        it is to call `retire_lost_device`.
+
+        Raises `Unreachable`, `RateLimited`, `NotAHomeserver`, `LoginRefused`, `LoggedOut` when a token is refused and
+        there is no password, and `KeysLost` when the keys are lost and there is no password.
         """
         self._refuse_another_account(stored)
         await self.check_homeserver()
-        resumed = await self._resume_any(stored)
-        return resumed or await self._log_in(self._password(), self._device_id(stored), DEVICE_NAME)
+        identity = await self._resume_any(stored)
+        if identity is None:
+            identity = await self._log_in(self._password(), self._device_id(stored), DEVICE_NAME)
+        if self._encryption is None:
+            return identity
+        try:
+            await self._encryption.open(identity)
+        except KeysLost as lost:
+            if self._credentials.password is None:
+                raise
+            log.error("key_store_lost", device=lost.device_id, problem=lost.problem, action="a new device is made")
+            self._lost = identity
+            identity = await self._log_in(self._credentials.password, None, DEVICE_NAME)
+            await self._encryption.open(identity)
+        return identity
+
+    async def retire_lost_device(self) -> None:
+        """Delete a device whose keys are lost, and its key file, now that its successor is stored."""
+        lost, self._lost = self._lost, None
+        if lost is None or self._encryption is None:
+            return
+        try:
+            await self._wire.log_out(lost.access_token)
+        except MatrixError as error:
+            log.warning("lost_device_stays", device=lost.device_id, reason=str(error), advice="remove it in any client")
+        await self._encryption.retire_former_devices()
 
     async def try_login(self, stored: Identity | None = None) -> TriedLogin:
         """Find out whether `connect` would get in, and leave nothing behind.
@@ -82,8 +124,20 @@ class MatrixClient:
             raise StillLoggedIn(tried.user_id, tried.device_id) from error
         return TriedLogin(tried.device_id, by_password=True)
 
+    async def seen_keys(self, stored: Identity) -> SeenKeys:
+        """What others see of the bot's encryption keys: asked as the stored login, without touching the keys at hand.
+
+        Raises `LoggedOut` when that login has ended.
+        """
+        self._refuse_another_account(stored)
+        await self._resume(stored.access_token, stored.device_id)
+        answer = await self._wire.post("keys", "query", body={"device_keys": {stored.user_id: []}})
+        return judge(answer, stored.user_id, stored.device_id)
+
     async def close(self) -> None:
-        """Close the connections. The login stays valid."""
+        """Close the connections and the key file. The login stays valid."""
+        if self._encryption is not None:
+            await self._encryption.close()
         await self._wire.close()
 
     async def sync(self, since: str | None, timeout_ms: int) -> SyncBatch:
@@ -91,12 +145,20 @@ class MatrixClient:
         return await self._sync.step(since, timeout_ms)
 
     async def send(self, room_id: str, event_type: str, content: Mapping[str, Any], txn_id: str) -> str:
-        """Send one event, unencrypted, and return its id; the same `txn_id` again returns the same id.
+        """Send one event, encrypted where the room is, and return its id; the same `txn_id` again returns the same id.
 
-        Raises `EncryptedRoom`, `NotInRoom`, `Forbidden`, `Refused` (`errcode` M_TOO_LARGE: over 64 KiB as an event),
-        and what passes by itself.
+        Raises `EncryptedRoom` (without encryption), `UnknownEncryption`, `NotInRoom`, `Forbidden`, `Refused` (`errcode`
+        M_TOO_LARGE: over 64 KiB as an event), and what passes by itself.
         """
-        return await send.send(self._wire, self._rooms, room_id, event_type=event_type, content=content, txn_id=txn_id)
+        return await send.send(
+            self._wire,
+            self._rooms,
+            self._encryption,
+            room_id,
+            event_type=event_type,
+            content=content,
+            txn_id=txn_id,
+        )
 
     async def typing(self, room_id: str, on: bool, timeout_ms: int = 30_000) -> None:
         """Show or hide the typing notice."""
@@ -123,8 +185,21 @@ class MatrixClient:
         return await send.is_public(self._wire, self._rooms, room_id)
 
     async def is_encrypted(self, room_id: str) -> bool:
-        """Whether the room is end-to-end encrypted, so that `send` would refuse. Raises `NotInRoom`."""
-        return await send.is_encrypted(self._wire, self._rooms, room_id)
+        """Whether the room is end-to-end encrypted. Raises `NotInRoom`."""
+        return await send.is_encrypted(self._wire, self._rooms, self._encryption, room_id)
+
+    async def event_budget(self, room_id: str) -> EventBudget:
+        """How large the content of one event may be in the room: when in doubt, as if it were encrypted."""
+        try:
+            encrypted = await self.is_encrypted(room_id)
+        except MatrixError:
+            encrypted = True
+        return ENCRYPTED_EVENT_BUDGET if encrypted else PLAIN_EVENT_BUDGET
+
+    @property
+    def encryption_counts(self) -> Counts | None:
+        """What encryption has done since the start, and how many messages wait for their keys."""
+        return None if self._encryption is None else self._encryption.counts
 
     async def check_homeserver(self) -> list[str]:
         """Return the versions of the Matrix specification that the server speaks. Needs no login.

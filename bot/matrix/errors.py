@@ -123,3 +123,49 @@ class Refused(MatrixError):
         super().__init__(
             f"{homeserver} refused the request with {errcode}: {message}; see the homeserver's log for more"
         )
+
+
+class PasswordAsked(MatrixError):
+    """The homeserver wants the account's password for this request; `session` names the request when it is repeated."""
+
+    def __init__(self, homeserver: str, session: str) -> None:
+        self.session = session
+        super().__init__(f"{homeserver} wants the account's password for this: set matrix.password and start again")
+
+
+class UnknownEncryption(MatrixError):
+    """The room is encrypted in a way that the bot does not know; nothing was sent."""
+
+    def __init__(self, room_id: str, algorithm: object) -> None:
+        self.room_id = room_id
+        super().__init__(f"the room {room_id} is encrypted with {algorithm!r}, which is not known, so nothing was sent")
+
+
+class KeysLost(MatrixError):
+    """The device's encryption keys are not, or not any more, at hand: it must be replaced by a new device."""
+
+    def __init__(self, device_id: str, problem: str) -> None:
+        self.device_id = device_id
+        self.problem = problem
+        super().__init__(
+            f"the encryption keys of the device {device_id} can't be used: {problem}; put the key file back, "
+            "or set matrix.password, or a new matrix.access_token with its matrix.device_id"
+        )
+
+
+class KeysRefused(MatrixError):
+    """The homeserver has other keys under the names of those that were uploaded."""
+
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
+        super().__init__(f"the homeserver refused the device's keys: {reason}; Musher makes a new device")
+
+
+class PickleKeyWrong(MatrixError):
+    """The key file was encrypted with another pickle key."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__(
+            f"{path} can't be opened with this pickle key: put back matrix.pickle_key, or the file "
+            "*.pickle-key beside the database; if it is lost for good, delete the *.keys-* files for a new device"
+        )

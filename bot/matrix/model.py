@@ -82,12 +82,31 @@ class Invite:
 
 
 @dataclass(frozen=True, slots=True)
+class Undecryptable:
+    """A message whose key did not come in time; `event_id` is the first one of its sender's session."""
+
+    room_id: str
+    sender: str
+    session_id: str
+    event_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Upgrade:
+    """The room `old` was replaced by `new`: each names the other, and the bot is in both."""
+
+    old: str
+    new: str
+
+
+@dataclass(frozen=True, slots=True)
 class SyncBatch:
     """What one sync brought. The messages of a room stand in its timeline's order.
 
     `next_batch` is to be stored together with the messages. `joined` are the joined rooms that this sync mentions: all
     of them in a process's first sync, afterwards those with news. `left` are the rooms that the bot is no longer in or
-    no longer invited to.
+    no longer invited to. `undecryptable` are told once, until the step after has been asked with `next_batch`.
+    `upgrades` are all that are known, each time.
     """
 
     next_batch: str
@@ -97,3 +116,5 @@ class SyncBatch:
     invites: tuple[Invite, ...] = ()
     joined: tuple[str, ...] = ()
     left: tuple[str, ...] = ()
+    undecryptable: tuple[Undecryptable, ...] = ()
+    upgrades: tuple[Upgrade, ...] = ()

@@ -6,8 +6,10 @@ no encryption.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
+
+from bot.matrix.model import Upgrade
 
 
 @dataclass(slots=True)
@@ -18,6 +20,13 @@ class RoomState:
     join_rule: str = "invite"
     history_visibility: str = "shared"
     own_name: str | None = None
+    encryption: dict[str, Any] = field(default_factory=dict)
+    """The content of `m.room.encryption`: the algorithm, and when keys are to be changed."""
+
+    replacement: str | None = None
+    """The room that replaces this one, by the word of `replaced_by`."""
+    replaced_by: str | None = None
+    predecessor: str | None = None
 
     @property
     def public(self) -> bool:
@@ -32,6 +41,14 @@ class RoomState:
         kind = event.get("type")
         if kind == "m.room.encryption" and key == "":
             self.encrypted = True  # it can't be taken back, whatever a later event says (client-server API, 11.12.1.1)
+            if isinstance(content.get("algorithm"), str) or not self.encryption:
+                self.encryption = content
+        elif kind == "m.room.tombstone" and key == "":
+            self.replacement = _text(content.get("replacement_room")) or None
+            self.replaced_by = _text(event.get("sender")) or None
+        elif kind == "m.room.create" and key == "":
+            predecessor = content.get("predecessor")
+            self.predecessor = _text(predecessor.get("room_id")) or None if isinstance(predecessor, dict) else None
         elif kind == "m.room.join_rules" and key == "":
             self.join_rule = _text(content.get("join_rule")) or self.join_rule
         elif kind == "m.room.history_visibility" and key == "":
@@ -51,6 +68,19 @@ class Rooms:
 
     def enter(self, room_id: str) -> RoomState:
         return self._rooms.setdefault(room_id, RoomState())
+
+    def upgrades(self) -> tuple[Upgrade, ...]:
+        """The rooms of which each says that the other is its replacement, and its predecessor.
+
+        One word is not enough: anybody may make a room that claims to follow another, or to be followed by it.
+        """
+        return tuple(
+            Upgrade(room_id, state.replacement)
+            for room_id, state in self._rooms.items()
+            if state.replacement is not None
+            and (successor := self._rooms.get(state.replacement)) is not None
+            and successor.predecessor == room_id
+        )
 
     def leave(self, room_id: str) -> None:
         self._rooms.pop(room_id, None)

@@ -10,6 +10,7 @@ import json
 from collections.abc import Mapping
 from typing import Any, Final
 
+from bot.matrix.e2ee import Encryption
 from bot.matrix.errors import EncryptedRoom, Forbidden, NotInRoom, Refused, Unreachable
 from bot.matrix.model import DELIVERY_ID_FIELD
 from bot.matrix.rooms import Rooms
@@ -23,11 +24,25 @@ _ABSENT: Final = frozenset({"M_NOT_FOUND", "M_UNKNOWN"})
 
 
 async def send(
-    wire: Wire, rooms: Rooms, room_id: str, *, event_type: str, content: Mapping[str, Any], txn_id: str
+    wire: Wire,
+    rooms: Rooms,
+    encryption: Encryption | None,
+    room_id: str,
+    *,
+    event_type: str,
+    content: Mapping[str, Any],
+    txn_id: str,
 ) -> str:
-    """Send one event and return its id. Raises `EncryptedRoom` rather than put readable text into an encrypted room."""
-    if await is_encrypted(wire, rooms, room_id):
-        raise EncryptedRoom(room_id)
+    """Send one event, encrypted where the room is, and return its id.
+
+    Raises `EncryptedRoom` rather than put readable text into an encrypted room, where there is no `encryption`.
+    """
+    rules = await encryption_rules(wire, rooms, encryption, room_id)
+    if rules is not None:
+        if encryption is None:
+            raise EncryptedRoom(room_id)
+        content = await encryption.write(room_id, rules, event_type, dict(content))
+        event_type = "m.room.encrypted"
     try:
         answer = await wire.put("rooms", room_id, "send", event_type, txn_id, body=content, room=room_id)
     except Forbidden as error:
@@ -38,6 +53,26 @@ async def send(
     if not isinstance(event_id, str):
         raise Unreachable(wire.homeserver, "it took an event without giving its id")
     return event_id
+
+
+async def encryption_rules(
+    wire: Wire, rooms: Rooms, encryption: Encryption | None, room_id: str
+) -> dict[str, Any] | None:
+    """The content of the room's `m.room.encryption`, or `None` only if the room surely has none.
+
+    What syncs have told may be a moment old: somebody may have just encrypted the room, or the bot have just joined it.
+    So "unencrypted" is never taken from memory when something could be encrypted: the homeserver is asked.
+    """
+    known = rooms.get(room_id)
+    if known is not None and (known.encrypted or encryption is None):
+        return known.encryption if known.encrypted else None
+    rules = await _state(wire, room_id, "m.room.encryption")
+    if encryption is None:
+        return rules
+    if rules is not None:
+        await encryption.remember_encrypted(room_id)
+        return rules
+    return {} if encryption.is_known_encrypted(room_id) else None
 
 
 async def typing(wire: Wire, room_id: str, on: bool, timeout_ms: int) -> None:
@@ -102,12 +137,9 @@ async def is_public(wire: Wire, rooms: Rooms, room_id: str) -> bool:
     )
 
 
-async def is_encrypted(wire: Wire, rooms: Rooms, room_id: str) -> bool:
-    """Whether the room is end-to-end encrypted; asks the homeserver while no sync has told."""
-    known = rooms.get(room_id)
-    if known is not None:
-        return known.encrypted
-    return await _state(wire, room_id, "m.room.encryption") is not None
+async def is_encrypted(wire: Wire, rooms: Rooms, encryption: Encryption | None, room_id: str) -> bool:
+    """Whether the room is end-to-end encrypted."""
+    return await encryption_rules(wire, rooms, encryption, room_id) is not None
 
 
 async def _state(wire: Wire, room_id: str, event_type: str) -> dict[str, Any] | None:

@@ -7,7 +7,7 @@ drop the whole sync, and drop it again at each repetition.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final
 from uuid import uuid4
@@ -15,8 +15,9 @@ from uuid import uuid4
 import structlog
 
 from bot.matrix.backfill import Backfill, Events
+from bot.matrix.e2ee import Encryption
 from bot.matrix.errors import Unreachable
-from bot.matrix.model import Edit, Invite, Redaction, RoomMessage, SyncBatch
+from bot.matrix.model import Edit, Invite, Redaction, RoomMessage, SyncBatch, Undecryptable
 from bot.matrix.rooms import Rooms, RoomState
 from bot.matrix.timeline import Reader, own_arrival
 from bot.matrix.wire import Wire
@@ -66,9 +67,10 @@ class _Gathered:
 class Sync:
     """Asks for what is new since a token. Keeps no token itself: the caller stores it together with the messages."""
 
-    def __init__(self, wire: Wire, rooms: Rooms) -> None:
+    def __init__(self, wire: Wire, rooms: Rooms, encryption: Encryption | None = None) -> None:
         self._wire = wire
         self._rooms = rooms
+        self._encryption = encryption
         self._backfill = Backfill(wire)
         self._has_full_state = False
 
@@ -83,24 +85,54 @@ class Sync:
         invites = _object(rooms.get("invite"))
         if first and since is not None:
             invites = await self._open_invites()
+        if self._encryption is not None:
+            await self._encryption.receive(answer, since)
         gathered = _Gathered()
         joined = {room_id: room for room_id, room in _object(rooms.get("join")).items() if isinstance(room, dict)}
         for room_id, room in joined.items():
             for event in await self._news(room_id, room, since):
-                gathered.add(self._reader(room_id).read(event))
+                gathered.add(self._reader(room_id).read(await self._decrypted(room_id, event)))
+        undecryptable = await self._settle_keys(gathered, answer["next_batch"])
         left = tuple(_object(rooms.get("leave")))
         for room_id in left:
             self._rooms.leave(room_id)
+            if self._encryption is not None:
+                self._encryption.room_changed(room_id)
         self._has_full_state = True
         return SyncBatch(
             next_batch=answer["next_batch"],
             messages=tuple(gathered.messages),
             edits=tuple(gathered.edits),
             redactions=tuple(gathered.redactions),
-            invites=tuple(invite for invite in self._invites(invites) if invite.room_id not in joined),
+            invites=(
+                *(invite for invite in self._invites(invites) if invite.room_id not in joined),
+                *self._replacements(joined),
+            ),
             joined=tuple(joined),
             left=left,
+            undecryptable=undecryptable,
+            upgrades=self._rooms.upgrades(),
         )
+
+    async def _decrypted(self, room_id: str, event: dict[str, Any]) -> dict[str, Any]:
+        """The event as it was meant; one that can't be decrypted stays as it is."""
+        if self._encryption is None or event.get("type") != "m.room.encrypted" or "state_key" in event:
+            return event
+        return await self._encryption.read(room_id, event) or event
+
+    async def _settle_keys(self, gathered: _Gathered, next_batch: str) -> tuple[Undecryptable, ...]:
+        """Add the earlier messages whose keys have come by now; returns those whose keys are overdue."""
+        if self._encryption is None:
+            return ()
+        for redaction in gathered.redactions:
+            await self._encryption.forget_message(redaction.event_id)
+        late = await self._encryption.now_readable()
+        known = {message.event_id for message in gathered.messages}
+        for room_id, event in late:
+            said = self._reader(room_id).read(event) if self._rooms.get(room_id) is not None else None
+            if not (isinstance(said, RoomMessage) and said.event_id in known):
+                gathered.add(said)
+        return await self._encryption.end_step(next_batch)
 
     async def _open_invites(self) -> dict[str, Any]:
         """All invitations that are neither accepted nor declined.
@@ -132,7 +164,9 @@ class Sync:
         timeline = _object(room.get("timeline"))
         events = _events(timeline)
         state = self._rooms.enter(room_id)
-        self._learn(room_id, state, _events(_object(room.get("state"))) + events)
+        await self._learn(room_id, state, _events(_object(room.get("state"))) + events)
+        if self._encryption is not None and (timeline.get("limited") is True or _changes_members(events)):
+            self._encryption.room_changed(room_id)
         prev_batch = timeline.get("prev_batch")
         if timeline.get("limited") is True and since is not None and isinstance(prev_batch, str):
             events = await self._backfill.fill(room_id, events, prev_batch, since)
@@ -142,15 +176,25 @@ class Sync:
         log.info("events_before_invitation_passed_over", room=room_id, count=arrival)
         return events[arrival:]
 
-    def _learn(self, room_id: str, state: RoomState, events: Events) -> None:
+    async def _learn(self, room_id: str, state: RoomState, events: Events) -> None:
         was_encrypted = state.encrypted
         for event in events:
             state.apply(event, self._wire.user_id)
         if state.encrypted and not was_encrypted:
-            log.warning("room_is_encrypted", room=room_id)
+            if self._encryption is None:
+                log.warning("room_is_encrypted", room=room_id)
+            else:
+                await self._encryption.remember_encrypted(room_id)
 
     def _reader(self, room_id: str) -> Reader:
         return Reader(room_id, self._wire.user_id, self._rooms.enter(room_id).own_name)
+
+    def _replacements(self, joined: Iterable[str]) -> Iterator[Invite]:
+        """A room that was replaced asks its members over: whoever replaced it stands for the inviter."""
+        for room_id in joined:
+            state = self._rooms.enter(room_id)
+            if state.replacement is not None and state.replaced_by and self._rooms.get(state.replacement) is None:
+                yield Invite(state.replacement, state.replaced_by)
 
     def _invites(self, invites: dict[str, Any]) -> Iterator[Invite]:
         for room_id, room in invites.items():
@@ -162,6 +206,10 @@ class Sync:
                 log.warning("invite_passed_over", room=room_id, problem="it does not say who invites")
                 continue
             yield Invite(room_id, inviter, public=state.public, encrypted=state.encrypted)
+
+
+def _changes_members(events: Events) -> bool:
+    return any(event.get("type") == "m.room.member" for event in events)
 
 
 def _inviter(event: dict[str, Any], user_id: str) -> str | None:

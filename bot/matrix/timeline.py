@@ -48,7 +48,8 @@ class Reader:
             )
             return None
         if kind == "m.room.encrypted":
-            log.info("encrypted_message_passed_over", room=self.room_id, event_id=event_id)
+            if sender != self.user_id:
+                log.info("encrypted_message_passed_over", room=self.room_id, event_id=event_id)
             return None
         if kind == "m.room.redaction":
             return self._redaction(event, event_id, sender)

@@ -17,7 +17,16 @@ from urllib.parse import quote, urlencode
 from aiohttp import ClientError, ClientResponse, InvalidURL, NonHttpUrlClientError
 from nio import AsyncClient, AsyncClientConfig  # type: ignore[import-untyped]
 
-from bot.matrix.errors import Forbidden, LoggedOut, MatrixError, NotAHomeserver, RateLimited, Refused, Unreachable
+from bot.matrix.errors import (
+    Forbidden,
+    LoggedOut,
+    MatrixError,
+    NotAHomeserver,
+    PasswordAsked,
+    RateLimited,
+    Refused,
+    Unreachable,
+)
 from bot.matrix.model import Identity
 
 CLIENT_API: Final = "/_matrix/client/v3"
@@ -69,6 +78,10 @@ class Wire:
     async def post(self, *path: str, body: Mapping[str, Any], room: str | None = None) -> dict[str, Any]:
         return await self.request("POST", CLIENT_API + _path(path), body=body, room=room)
 
+    async def log_out(self, token: str) -> None:
+        """End another login, which deletes its device."""
+        await self.request("POST", f"{CLIENT_API}/logout", body={}, token=token)
+
     async def request(
         self,
         method: str,
@@ -78,14 +91,15 @@ class Wire:
         room: str | None = None,
         timeout_s: float = REQUEST_TIMEOUT_S,
         as_nobody: bool = False,
+        token: str | None = None,
     ) -> dict[str, Any]:
         """Return the answer's JSON object.
 
-        `room` is the room that the request is about, for the error. `as_nobody` leaves the access token out. Raises
-        `Unreachable`, `RateLimited`, `LoggedOut`, `Forbidden` (only with `room`), `Refused`, and `NotAHomeserver` where
-        the address itself is no URL.
+        `room` is the room that the request is about, for the error. `as_nobody` leaves the access token out, `token`
+        is one of another login. Raises `Unreachable`, `RateLimited`, `LoggedOut`, `Forbidden` (only with `room`),
+        `PasswordAsked`, `Refused`, and `NotAHomeserver` where the address itself is no URL.
         """
-        token = "" if as_nobody else self._nio.access_token
+        token = "" if as_nobody else token or self._nio.access_token
         status, headers, raw = await self._exchange(method, path, body, token, timeout_s)
         answer = _parse(raw)
         if 200 <= status < 300 and answer is not None:
@@ -118,6 +132,9 @@ class Wire:
         message = " ".join(_text(fields.get("error")).split())[:LONGEST_REASON] or f"HTTP status {status}"
         if status == 429 or errcode == "M_LIMIT_EXCEEDED":
             return RateLimited(self.homeserver, _pause(headers.get("Retry-After"), fields.get("retry_after_ms")))
+        session = fields.get("session")
+        if status == 401 and isinstance(fields.get("flows"), list) and isinstance(session, str):
+            return PasswordAsked(self.homeserver, session)
         if status >= 500 or not (errcode or status in _FINAL_STATUSES):
             kind = errcode or ("no Matrix error" if status >= 300 else "no JSON object")
             return Unreachable(self.homeserver, f"HTTP status {status}, {kind}", status)

@@ -19,7 +19,7 @@ import structlog
 from crdt import inbox, outbox, settings, transcript, turns
 from crdt.documents import build_document, insert_ops, read_document
 from crdt.model import TranscriptEntry
-from crdt.sessions import read_session_row, write_session_row
+from crdt.session_rows import read_session_row, write_session_row
 from crdt.state import State, new_state, write_state
 
 log = structlog.get_logger(__name__)

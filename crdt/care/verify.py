@@ -20,7 +20,7 @@ from crdt.documents import Document, build_document, read_document
 from crdt.errors import InvalidEvent
 from crdt.marks import Marks
 from crdt.model import PipelineEvent, RecordedEvent, TranscriptEntry
-from crdt.sessions import read_session_row
+from crdt.session_rows import read_session_row
 from crdt.state import read_state
 
 AT_MOST_PAGES = 100

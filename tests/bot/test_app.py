@@ -52,6 +52,7 @@ def make_config(tmp_path: Path) -> ConfigMaker:
                 "store": {"path": tmp_path / "musher.db"},
                 "llm": llm or {"provider": "digest"},
                 "ingest": {"port": 0, "tokens": [TOKEN]},
+                "admin": {"port": 0},
             }
         )
 

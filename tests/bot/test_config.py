@@ -180,7 +180,7 @@ def test_the_example_shows_the_defaults(tmp_path: Path) -> None:
         if shown[section][key] != value
     }
     # These have no default that could be shown.
-    assert differing == {"sled.id", "llm.api_key", "llm.temperature", "ingest.sources"}
+    assert differing == {"matrix.pickle_key", "sled.id", "llm.api_key", "llm.temperature", "ingest.sources"}
 
 
 def missing_keys(model: type[BaseModel], table: Mapping[str, Any], place: str) -> Iterator[str]:

@@ -65,6 +65,10 @@ class Post:
 async def post(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Post]:
     monkeypatch.setattr(pace, "FIRST_PAUSE_S", 0.01)
     monkeypatch.setattr(pace, "LONGEST_PAUSE_S", 0.02)
+    monkeypatch.setattr(pace, "FIRST_ROOM_PAUSE_S", 0.01)
+    monkeypatch.setattr(pace, "SHARE_S", 0.01)
+    monkeypatch.setattr(pace, "LOOK_EVERY_S", 0.001)
+    monkeypatch.setattr(deliver, "STORE_RETRY_S", 0.001)
     async with Store.open(tmp_path / "musher.db") as store:
         homeserver, shared_pace = Homeserver(), Pace()
         made: list[Post] = []
@@ -254,7 +258,8 @@ async def test_a_full_disk_stops_nothing_for_good(post: Post) -> None:
     with capture_logs() as logs:
         await post.work()
     assert post.homeserver.texts() == ["one", "two"]
-    assert [line["log_level"] for line in logs if line["event"] == "delivery_postponed"] == ["error"] * 3
+    told = [line for line in logs if line["event"].startswith("delivery_postponed") and line["log_level"] != "debug"]
+    assert [line["event"] for line in told] == ["delivery_postponed", "delivery_postponed_over"]
 
 
 async def test_what_arrived_but_could_not_be_noted_is_sent_again_under_the_same_id(post: Post) -> None:
@@ -312,5 +317,49 @@ async def test_an_outage_is_met_with_few_requests_and_ends_by_itself(post: Post)
     with capture_logs() as logs:
         await post.work()
     assert len(post.homeserver.requests) == 3 * 6
-    pauses = [line for line in logs if line["event"] == "homeserver_pause"]
-    assert 5 <= len(pauses) <= 15, "failures of the same moment share a pause"
+    told = [line["event"] for line in logs if line["log_level"] != "debug"]
+    assert told.count("homeserver_pause") == 1
+    assert told.count("room_unreachable") <= 3
+
+
+async def test_a_room_that_fails_while_others_are_served_is_tried_less_and_less(post: Post) -> None:
+    """Its own pauses grow, and no other room waits for it."""
+    post.homeserver.fail(ROOM, *[DOWN] * 1000)
+    await post.queue("never")
+
+    def tries() -> int:
+        return sum(sent.room_id == ROOM for sent in post.homeserver.requests)
+
+    async with post.running():
+        for wanted in range(1, 6):
+            await until(lambda wanted=wanted: tries() >= wanted)  # type: ignore[misc]
+            await post.queue(f"{wanted}", room=OTHER)
+            await until(lambda wanted=wanted: len(post.homeserver.texts(OTHER)) == wanted)  # type: ignore[misc]
+            assert post.pace.open
+        waits_s = post.deliveries._rooms.left(ROOM)
+    assert waits_s > 5 * pace.FIRST_ROOM_PAUSE_S
+
+
+async def test_a_room_that_answers_again_is_told_of(post: Post) -> None:
+    post.homeserver.fail(ROOM, DOWN)
+    await post.queue("one")
+    with capture_logs() as logs:
+        await post.work()
+    told = [line["event"] for line in logs if line["event"].startswith("room_")]
+    assert told == ["room_unreachable", "room_answers_again"]
+
+
+async def test_rooms_that_fail_take_no_slots_from_those_that_do_not(
+    post: Post, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pace, "FIRST_ROOM_PAUSE_S", 3600.0)
+    monkeypatch.setattr(pace, "LONGEST_COMMON_PAUSE_S", 3600.0)
+    rooms = [f"!{n}" for n in range(MAX_PARALLEL_SENDS + 4)]
+    async with post.running():
+        for room in rooms:
+            post.homeserver.fail(room, DOWN)
+            await post.queue("late", room=room)
+            await until(lambda room=room: post.deliveries._rooms.is_failing(room))  # type: ignore[misc]
+            await post.queue(f"beside {room}", room=OTHER)
+            await until(lambda room=room: f"beside {room}" in post.homeserver.texts(OTHER))  # type: ignore[misc]
+    assert len(post.homeserver.requests) == 2 * len(rooms)

@@ -95,6 +95,8 @@ class Door:
 async def door(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Door]:
     monkeypatch.setattr(pace, "FIRST_PAUSE_S", 0.001)
     monkeypatch.setattr(pace, "LONGEST_PAUSE_S", 0.002)
+    monkeypatch.setattr(pace, "LOOK_EVERY_S", 0.001)
+    monkeypatch.setattr(intake, "STORE_RETRY_S", 0.001)
     async with Store.open(tmp_path / "musher.db") as store:
         yield Door(store, Rooms(), Health("sync"))
 
@@ -176,11 +178,29 @@ async def test_a_sync_that_fails_in_passing_is_repeated_from_the_same_token(door
     assert len(await door.waiting()) == 1
 
 
+async def test_an_outage_is_told_of_once_and_its_end(door: Door) -> None:
+    with capture_logs() as logs:
+        await door.takes_in(*[DOWN] * 20, batch("s1"))
+    told = [line for line in logs if line["log_level"] != "debug" and line["event"].startswith(("sync", "homeserver"))]
+    assert [line["event"] for line in told] == [
+        "sync_failed",
+        "homeserver_pause",
+        "homeserver_pause_over",
+        "sync_failed_over",
+    ]
+    assert told[-1]["repeated"] == 19
+
+
+async def test_the_end_of_a_fault_is_not_waited_for_in_a_long_poll(door: Door) -> None:
+    await door.takes_in(batch("s1"), DOWN, DOWN, batch("s2"))
+    assert [timeout_ms for _, timeout_ms in door.rooms.asked] == [LONG_POLL_MS, LONG_POLL_MS, 0, 0, LONG_POLL_MS]
+
+
 async def test_while_the_homeserver_is_down_the_service_is_not_ready(door: Door) -> None:
     await door.takes_in(batch("s1"))
     assert door.health.ready()
     await door.takes_in(DOWN, since="s1")
-    assert door.health.unready() == {"sync": "Unreachable"}
+    assert door.health.unready() == {"sync": str(DOWN)}
     await door.takes_in(batch("s2"), since="s1")
     assert door.health.ready()
 
@@ -193,7 +213,8 @@ async def test_what_a_full_disk_refused_is_taken_in_later_and_wakes_its_room(doo
     assert [since for since, _ in door.rooms.asked] == ["s0", "s0", "s0", "s1"]
     assert [each.key for each in await door.waiting()] == ["$1"]
     assert door.woken == [ROOM]
-    assert [line["log_level"] for line in logs if line["event"] == "sync_not_stored"] == ["error"] * 2
+    told = [(line["event"], line["log_level"]) for line in logs if line["event"].startswith("sync_not_stored")]
+    assert told == [("sync_not_stored", "error"), ("sync_not_stored", "debug"), ("sync_not_stored_over", "info")]
 
 
 async def test_a_disk_that_fills_after_the_messages_were_stored_loses_no_wake(
@@ -295,3 +316,11 @@ async def test_message_text_is_not_logged(door: Door) -> None:
 
 def test_three_long_polls_without_an_answer_are_too_many() -> None:
     assert intake.STALE_AFTER_S * 1000 == 3 * LONG_POLL_MS
+
+
+async def test_what_was_said_before_a_database_is_new_in_a_room_is_not_answered_again(door: Door) -> None:
+    an_hour_ago = time.time_ns() // 1_000_000 - 3_600_000
+    await door.takes_in(batch("s1", said("$1", origin_ms=an_hour_ago), said("$2")), since=None)
+    assert [(each.key, each.context) for each in await door.waiting()] == [("$1", True), ("$2", False)]
+    await door.takes_in(batch("s2", said("$3", origin_ms=an_hour_ago)), since="s1")
+    assert [(each.key, each.context) for each in await door.waiting()][-1] == ("$3", False)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from bot import invitations
+from bot import invitations, pace
 from bot.invitations import MAX_TRIES, Invitations
 from bot.matrix import Forbidden, Invite, LoggedOut, NotInRoom, RateLimited, Refused, Unreachable
 from bot.pace import Pace
@@ -88,6 +88,8 @@ async def test_a_join_that_fails_in_passing_is_tried_again_while_others_are_answ
     rooms: Rooms, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(invitations, "RETRY_AFTER_S", 0.001)
+    monkeypatch.setattr(pace, "FIRST_PAUSE_S", 0.001)
+    monkeypatch.setattr(pace, "LOOK_EVERY_S", 0.001)
     ended = LoggedOut("@bot:example.org", SERVER, soft=False)
     rooms.join_troubles[ROOM] = deque([DOWN, RateLimited(SERVER, 0.001), ended])
     answering = answers(rooms)
@@ -119,3 +121,38 @@ async def test_an_invitation_that_is_withdrawn_meanwhile_is_forgotten(rooms: Roo
     invitations.ended(ROOM)
     await invitations.answer_open()
     assert rooms.tried_to_join == [ROOM]
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pace, "FIRST_PAUSE_S", 0.001)
+    monkeypatch.setattr(pace, "LONGEST_PAUSE_S", 0.001)
+    monkeypatch.setattr(pace, "LOOK_EVERY_S", 0.001)
+
+
+@pytest.mark.usefixtures("quick")
+async def test_one_invitation_that_fails_makes_nobody_wait_but_two_do(rooms: Rooms) -> None:
+    """A join also fails when only the room's own server is out of reach."""
+    shared = Pace()
+    answering = Invitations(rooms, shared, Rules(allows=lambda user: user == ALICE))
+    rooms.join_troubles[ROOM] = deque([DOWN])
+    answering.came(Invite(ROOM, ALICE))
+    await answering.answer_open()
+    assert shared.open
+    rooms.join_troubles = {room: deque([DOWN]) for room in (ROOM, OTHER)}
+    answering.came(Invite(OTHER, ALICE))
+    await answering.answer_open()
+    assert not shared.open
+
+
+@pytest.mark.usefixtures("quick")
+async def test_what_fails_in_an_outage_does_not_count_against_an_invitation(rooms: Rooms) -> None:
+    shared = Pace()
+    answering = Invitations(rooms, shared, Rules(allows=lambda user: user == ALICE))
+    rooms.join_troubles[ROOM] = deque([DOWN] * (MAX_TRIES + 5))
+    answering.came(Invite(ROOM, ALICE))
+    for _ in range(MAX_TRIES + 5):
+        shared.failed(DOWN)
+        await answering.answer_open()
+    await answering.answer_open()
+    assert rooms.joined == [ROOM]

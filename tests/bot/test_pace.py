@@ -2,13 +2,15 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections.abc import Coroutine
+from itertools import pairwise
 from types import SimpleNamespace
 
 import pytest
 from structlog.testing import capture_logs
 
 from bot.matrix import RateLimited, Unreachable
-from bot.pace import LONGEST_PAUSE_S, Pace
+from bot.pace import LONGEST_PAUSE_S, PROBE_S, Pace, RoomPauses
 
 DOWN = Unreachable("https://example.org", "no connection")
 
@@ -18,19 +20,24 @@ class VirtualTime:
 
     def __init__(self) -> None:
         self.now = 1000.0
+        self._sleepers: list[tuple[float, asyncio.Future[None]]] = []
 
     def __call__(self) -> float:
         return self.now
 
     async def sleep(self, seconds: float) -> None:
-        until = self.now + seconds
-        while self.now < until:  # noqa: ASYNC110 - the time is virtual
-            await asyncio.sleep(0)
+        sleeper: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._sleepers.append((self.now + seconds, sleeper))
+        await sleeper
 
     async def pass_by(self, seconds: float, step: float = 0.05) -> None:
         end = self.now + seconds
         while self.now < end:
             self.now += step
+            due = [sleeper for until, sleeper in self._sleepers if until <= self.now and not sleeper.done()]
+            self._sleepers = [each for each in self._sleepers if each[0] > self.now]
+            for sleeper in due:
+                sleeper.set_result(None)
             for _ in range(4):
                 await asyncio.sleep(0)
 
@@ -52,20 +59,76 @@ def limited(seconds: float) -> RateLimited:
 
 
 def pause_of(pace: Pace, clock: VirtualTime) -> float:
-    return round(pace._resume_at - clock(), 2)
+    return round(pace._pause_left(), 2)
 
 
 async def test_without_a_failure_nobody_waits(pace: Pace) -> None:
     await asyncio.wait_for(pace.ready(), 1)
 
 
-async def test_a_failure_makes_everybody_wait(pace: Pace, clock: VirtualTime) -> None:
+async def test_after_a_failure_one_goes_out_and_the_others_wait_until_that_has_worked(
+    pace: Pace, clock: VirtualTime
+) -> None:
     pace.failed(DOWN)
+    assert not pace.open
     waiting = [asyncio.create_task(pace.ready()) for _ in range(3)]
     await clock.pass_by(0.9)
     assert not any(task.done() for task in waiting)
+    await clock.pass_by(1)
+    assert [task.done() for task in waiting].count(True) == 1
+    pace.worked()
     await clock.pass_by(0.2)
     assert all(task.done() for task in waiting)
+    assert pace.open
+
+
+async def test_a_probe_that_fails_begins_the_next_pause(pace: Pace, clock: VirtualTime) -> None:
+    pace.failed(DOWN)
+    await clock_until(clock, pace.ready())
+    pace.failed(DOWN)
+    assert pause_of(pace, clock) == 2.0
+
+
+async def test_a_probe_that_hangs_is_followed_by_another(pace: Pace, clock: VirtualTime) -> None:
+    pace.failed(DOWN)
+    await clock_until(clock, pace.ready())
+    began = clock()
+    await clock_until(clock, pace.ready())
+    assert PROBE_S <= clock() - began < PROBE_S + 0.5
+
+
+async def test_a_doubt_lets_one_through_at_once(pace: Pace, clock: VirtualTime) -> None:
+    pace.doubted(DOWN)
+    waiting = [asyncio.create_task(pace.ready()) for _ in range(3)]
+    await clock.pass_by(0.1)
+    assert [task.done() for task in waiting].count(True) == 1
+    pace.worked()
+    await clock.pass_by(0.2)
+    assert all(task.done() for task in waiting)
+
+
+async def test_a_doubt_that_proves_right_is_a_failure(pace: Pace, clock: VirtualTime) -> None:
+    pace.doubted(DOWN)
+    await clock_until(clock, pace.ready())
+    pace.doubted(DOWN)
+    assert pause_of(pace, clock) == 1.0
+
+
+async def test_an_answer_ends_a_pause_but_not_the_one_that_the_server_asked_for(pace: Pace, clock: VirtualTime) -> None:
+    pace.failed(DOWN)
+    pace.worked()
+    assert pace.open
+    pace.failed(limited(30))
+    pace.worked()
+    assert not pace.open
+    assert pause_of(pace, clock) == 30
+
+
+async def clock_until(clock: VirtualTime, waiting: Coroutine[None, None, None]) -> None:
+    """Let time pass until somebody has waited enough."""
+    task = asyncio.create_task(waiting)
+    while not task.done():
+        await clock.pass_by(0.05)
 
 
 async def test_the_pause_grows_to_its_longest_and_starts_anew_after_an_answer(pace: Pace, clock: VirtualTime) -> None:
@@ -91,7 +154,8 @@ async def test_failures_within_one_pause_count_once(pace: Pace, clock: VirtualTi
         for _ in range(5):
             pace.failed(DOWN)
     assert pause_of(pace, clock) == 1.0
-    assert [(line["event"], line["reason"]) for line in logs] == [("homeserver_pause", "Unreachable")]
+    told = [(line["event"], line["reason"]) for line in logs if line["log_level"] != "debug"]
+    assert told == [("homeserver_pause", "Unreachable")]
     clock.now = pace._resume_at
     pace.failed(DOWN)
     assert pause_of(pace, clock) == 2.0
@@ -149,6 +213,60 @@ async def test_two_loops_that_try_again_ask_less_than_twice_a_second(clock: Virt
     for loop in loops:
         loop.cancel()
     assert len(asked) < minute * 2 / 2
-    gaps = [later - earlier for earlier, later in zip(asked, asked[2:], strict=False)]
+    gaps = [later - earlier for earlier, later in pairwise(asked[2:])]
     assert min(gaps) > 0.5
     assert max(gaps) < LONGEST_PAUSE_S + 1, "an answer has to come soon after the end of a fault"
+
+
+# One room
+
+
+@pytest.fixture
+def rooms(clock: VirtualTime) -> RoomPauses:
+    return RoomPauses(clock)
+
+
+def test_a_room_that_never_failed_does_not_wait(rooms: RoomPauses) -> None:
+    assert rooms.left("!good") <= 0
+    assert not rooms.worked("!good")
+
+
+def test_a_room_that_fails_while_others_are_served_waits_up_to_a_minute(rooms: RoomPauses, clock: VirtualTime) -> None:
+    pauses = []
+    for _ in range(9):
+        pauses.append(rooms.failed("!bad"))
+        clock.now += rooms.left("!bad")
+        rooms.worked("!good")
+    assert pauses == [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0, 60.0, 60.0]
+
+
+def test_a_room_of_which_nothing_shows_that_it_fails_alone_is_tried_often(
+    rooms: RoomPauses, clock: VirtualTime
+) -> None:
+    pauses = []
+    for _ in range(5):
+        pauses.append(rooms.failed("!only"))
+        clock.now += rooms.left("!only")
+    assert pauses == [1.0, 2.0, 4.0, 4.0, 4.0]
+
+
+async def test_a_minute_of_failing_rooms_costs_about_a_request_a_second(rooms: RoomPauses, clock: VirtualTime) -> None:
+    began, asked = clock(), 0
+    while clock() - began < 60:
+        for n in range(20):
+            if rooms.left(f"!{n}") <= 0:
+                rooms.failed(f"!{n}")
+                asked += 1
+        clock.now += 0.1
+    assert asked < 2 * 60
+
+
+async def test_once_one_of_many_works_again_the_others_are_tried_at_once(rooms: RoomPauses, clock: VirtualTime) -> None:
+    for n in range(20):
+        rooms.failed(f"!{n}")
+    waiting = asyncio.create_task(rooms.ready("!19"))
+    await clock.pass_by(1)
+    assert not waiting.done()
+    assert rooms.worked("!0")
+    await clock.pass_by(0.3)
+    assert waiting.done()

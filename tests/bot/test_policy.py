@@ -15,6 +15,7 @@ NOW_MS = 1_700_000_000_000
 DAY_MS = 86_400_000
 RULES = Rules(allows=lambda user: user == ALICE)
 ON_MENTION = replace(RULES, respond_to="mentions")
+RESTORED = replace(RULES, answer_after_ms=NOW_MS)
 LISTED = replace(RULES, allowed_rooms=frozenset({ROOM}))
 
 
@@ -34,6 +35,9 @@ LISTED = replace(RULES, allowed_rooms=frozenset({ROOM}))
         (LISTED, {}, Decision("answer", "addressed")),
         (LISTED, {"room_id": "!other:example.org"}, Decision("ignore", "room not allowed")),
         (replace(RULES, answer_backlog_s=0.0), {"origin_ms": NOW_MS - 1}, Decision("context", "too old")),
+        (RESTORED, {"origin_ms": NOW_MS - 1}, Decision("context", "from before this database")),
+        (RESTORED, {"origin_ms": NOW_MS - 1, "sender": BOB}, Decision("ignore", "not allowed")),
+        (RESTORED, {}, Decision("answer", "addressed")),
     ],
 )
 def test_the_fate_of_a_message(rules: Rules, facts: dict[str, object], decision: Decision) -> None:

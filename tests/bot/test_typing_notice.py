@@ -6,8 +6,9 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from bot import typing_notice as module
-from bot.matrix import Unreachable
-from bot.typing_notice import SHOW_AFTER_S, SHOWN_FOR_MS, typing_notice
+from bot.matrix import RateLimited, Unreachable
+from bot.pace import Pace
+from bot.typing_notice import SHOW_AFTER_S, SHOWN_FOR_MS, only_while_open, typing_notice
 from tests.bot.edge import ROOM, until
 
 
@@ -142,3 +143,40 @@ async def test_a_cancellation_while_the_notice_is_switched_off_reaches_the_calle
     gate.set()
     assert working.cancelled()
     assert not went_on
+
+
+async def test_no_notice_is_sent_while_the_homeserver_is_to_be_spared() -> None:
+    pace, switch = Pace(), Switch()
+    typing = only_while_open(switch, pace)
+    await typing(ROOM, True, SHOWN_FOR_MS)
+    pace.failed(Unreachable("https://example.org", "no connection"))
+    await typing(ROOM, True, SHOWN_FOR_MS)
+    pace.worked()
+    await typing(ROOM, False, SHOWN_FOR_MS)
+    assert switch.notes == [True, False]
+
+
+async def test_after_a_notice_that_failed_there_is_none_for_a_while() -> None:
+    now = 1000.0
+    pace, switch = Pace(clock=lambda: now), Switch(fails)
+    typing = only_while_open(switch, pace)
+    with pytest.raises(Unreachable):
+        await typing(ROOM, True, SHOWN_FOR_MS)
+    assert not pace.open, "others find out whether it is only the notice"
+    pace.worked()
+    for _ in range(20):
+        await typing(ROOM, True, SHOWN_FOR_MS)
+    assert switch.notes == [True]
+    now += module.PAUSE_S
+    with pytest.raises(Unreachable):
+        await typing(ROOM, True, SHOWN_FOR_MS)
+
+
+async def test_a_homeserver_that_asks_for_a_pause_gets_it_from_all() -> None:
+    async def limits(_on: bool) -> None:
+        raise RateLimited("https://example.org", 30)
+
+    pace = Pace()
+    with pytest.raises(RateLimited):
+        await only_while_open(Switch(limits), pace)(ROOM, True, SHOWN_FOR_MS)
+    assert not pace.open

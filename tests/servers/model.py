@@ -1,7 +1,7 @@
 """A language model that does what the test says, behind OpenAI's protocol on loopback.
 
-Each chat request takes the next scripted behaviour (`Reply`, `Status`, `Cut`); when none is left, `answer` gives the
-reply. The requests are kept as they arrived: they are what the model knows.
+Each chat request takes the next scripted behaviour (`Reply`, `Status`, `Cut`, `Raw`); when none is left, `answer` gives
+the reply. The requests are kept as they arrived: they are what the model knows.
 """
 
 from __future__ import annotations
@@ -70,7 +70,15 @@ class Cut:
     words: int = 0
 
 
-Behaviour = Reply | Status | Cut
+@dataclass(frozen=True, slots=True)
+class Raw:
+    """Answer 200 with these bytes. With `cut_at` the connection breaks after so many of them."""
+
+    body: bytes
+    cut_at: int | None = None
+
+
+Behaviour = Reply | Status | Cut | Raw
 
 
 @dataclass(eq=False)
@@ -78,11 +86,13 @@ class ScriptedModel:
     """Serves `models` while its `async with` block lasts; with an `api_key` it refuses all others with 401.
 
     `answer` makes the reply of each request that no behaviour was scripted for: by default "reply <number>".
+    `behaviour` decides on such a request by what it says: by default to reply.
     """
 
     models: Sequence[str] = ("test-model",)
     api_key: str | None = None
     answer: Callable[[ModelRequest], str] = lambda request: f"reply {request.number}"
+    behaviour: Callable[[ModelRequest], Behaviour] = lambda _: Reply()
     requests: list[ModelRequest] = field(default_factory=list)
     _script: deque[Behaviour] = field(default_factory=deque)
     _arrived: asyncio.Condition = field(default_factory=asyncio.Condition)
@@ -171,7 +181,8 @@ class ScriptedModel:
             self._arrived.notify_all()
         if asked not in self.models:
             return self._no_such_model(asked)
-        return await self._behave(self._script.popleft() if self._script else Reply(), request, http)
+        behaviour = self._script.popleft() if self._script else self.behaviour(request)
+        return await self._behave(behaviour, request, http)
 
     async def _behave(self, behaviour: Behaviour, request: ModelRequest, http: web.Request) -> web.StreamResponse:
         match behaviour:
@@ -184,6 +195,8 @@ class ScriptedModel:
                 assert http.transport is not None
                 http.transport.abort()
                 return web.Response()
+            case Raw():
+                return await _raw(behaviour, http)
             case Reply():
                 return await self._reply(behaviour, request, http)
 
@@ -214,6 +227,16 @@ def text_of(message: Mapping[str, Any]) -> str:
     """The text of a chat message, whose content is a string or a list of parts."""
     content = message["content"]
     return content if isinstance(content, str) else "".join(part.get("text", "") for part in content or ())
+
+
+async def _raw(raw: Raw, http: web.Request) -> web.StreamResponse:
+    headers = {"Content-Type": "application/json", "Content-Length": str(len(raw.body))}
+    response = web.StreamResponse(headers=headers)
+    await response.prepare(http)
+    await response.write(raw.body[: raw.cut_at])
+    if raw.cut_at is not None and http.transport is not None:
+        http.transport.abort()
+    return response
 
 
 def _words(text: str) -> list[str]:

@@ -80,6 +80,12 @@ class MusherProcess:
         self.configure(self.sections)
 
     @property
+    def pid(self) -> int:
+        """The process id of the running service."""
+        assert self._process is not None, "it does not run"
+        return self._process.pid
+
+    @property
     def config_file(self) -> Path:
         return self.folder / "config.toml"
 
@@ -92,7 +98,7 @@ class MusherProcess:
         return self.folder / "data" / "musher.db"
 
     def configure(self, sections: Sections) -> None:
-        """Write the configuration for the next start: the usual one, with `sections` over it."""
+        """Write the configuration for the next start: the usual one, `sections` over it; `None` takes a key out."""
         usual: dict[str, dict[str, object]] = {
             "matrix": {
                 "homeserver": self.homeserver,
@@ -106,7 +112,8 @@ class MusherProcess:
             "admin": {"port": 0},
         }
         for name, keys in sections.items():
-            usual[name] = {**usual.get(name, {}), **keys}
+            merged = {**usual.get(name, {}), **keys}
+            usual[name] = {key: value for key, value in merged.items() if value is not None}
         self.config_file.write_text(toml(usual))
 
     async def start(self, *, pause_at: str | None = None, ready: bool = True) -> None:
@@ -160,6 +167,11 @@ class MusherProcess:
             process.kill()
         await self._ended(process)
 
+    async def wait_until_ended(self) -> None:
+        """Wait until the running service ends by itself; `kill` then only clears up after it."""
+        assert self._process is not None, "it does not run"
+        await self._process.wait()
+
     async def stop(self, number: signal.Signals = signal.SIGTERM) -> float:
         """End the service in order; returns the seconds that it took, having made sure of the exit code 0."""
         process = self._take_process()
@@ -200,7 +212,7 @@ class MusherProcess:
         async with asyncio.timeout(within), self._logged:
             await self._logged.wait_for(condition)
 
-    async def post_events(self, *events: Mapping[str, str]) -> dict[str, Any]:
+    async def post_events(self, *events: Mapping[str, str], within: float = PATIENCE) -> dict[str, Any]:
         """Post events as one request, and again until the service has taken them, as a sender would; the answer."""
         headers = {"Authorization": f"Bearer {INGEST_TOKEN}"}
         async with aiohttp.ClientSession(headers=headers) as http:
@@ -213,7 +225,7 @@ class MusherProcess:
                         return answer if response.status < 300 else None
                 return None
 
-            return await until(taken, "the service takes the events")
+            return await until(taken, "the service takes the events", within)
 
     async def command(self, *arguments: str) -> list[dict[str, Any]]:
         """Run another of Musher's commands with `--json` and return the objects that it prints."""

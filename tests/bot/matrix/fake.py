@@ -19,7 +19,10 @@ Route = Callable[[web.Request], Awaitable[Answer] | Answer]
 
 
 class FakeHomeserver:
-    """Answers `/versions` and `/whoami` as it should, and all else as `routes` says: by the end of the path."""
+    """Answers as `routes` says, by the longest end of the path that is in it.
+
+    Else it answers as a homeserver where nobody has keys and no room is encrypted.
+    """
 
     def __init__(self) -> None:
         self.routes: dict[str, Route] = {
@@ -57,13 +60,26 @@ class FakeHomeserver:
 
     async def _answer(self, request: web.Request) -> web.StreamResponse:
         self.requests.append(request)
-        for end, route in self.routes.items():
+        for end, route in sorted((_USUAL | self.routes).items(), key=lambda each: -len(each[0])):
             if request.path.endswith(end):
                 answer = route(request)
                 if isinstance(answer, Awaitable):
                     answer = await answer
                 return web.json_response(answer) if isinstance(answer, dict) else answer
         return web.json_response({"errcode": "M_UNRECOGNIZED", "error": "Unrecognized request"}, status=404)
+
+
+def _not_found(_request: web.Request) -> web.Response:
+    return error(404, "M_NOT_FOUND")
+
+
+_USUAL: dict[str, Route] = {
+    "/keys/query": lambda _: {"device_keys": {}},
+    "/keys/upload": lambda _: {"one_time_key_counts": {}},
+    "/keys/device_signing/upload": lambda _: {},
+    "/keys/signatures/upload": lambda _: {},
+    "/state/m.room.encryption/": _not_found,
+}
 
 
 def error(status: int, errcode: str, *, headers: dict[str, str] | None = None, **fields: object) -> web.Response:

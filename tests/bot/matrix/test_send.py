@@ -120,6 +120,7 @@ async def test_a_sent_event_without_an_id_is_in_doubt(fake: FakeHomeserver, fake
 async def test_nothing_is_sent_while_nobody_can_say_whether_the_room_is_encrypted(
     fake: FakeHomeserver, faked_bot: MatrixClient
 ) -> None:
+    fake.routes["/state/m.room.encryption/"] = lambda _: error(404, "M_UNRECOGNIZED")
     fake.routes["/send/m.room.message/t1"] = lambda _: {"event_id": "$a"}
     with pytest.raises(MatrixError):
         await faked_bot.send("!room:fake", "m.room.message", text("hello"), "t1")

@@ -1,0 +1,1 @@
+"""Each figure side by side with a peer or a limit, in one run."""

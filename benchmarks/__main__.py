@@ -1,0 +1,113 @@
+"""Measures all rows, each side by side with a peer or a limit in one run, and writes table, JSON and picture.
+
+`python -m benchmarks [ROW ...] [--quick] [--json FILE] [--svg FILE]`. Each row runs in a process of its own. The exit
+code is 1 if a figure is not what it must be.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import dataclasses
+import importlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks import machine, picture, slower_disk, table
+from benchmarks.figure import Figure
+from benchmarks.stores import quiet
+
+CACHE = Path(".cache")
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A row of the table: its number, the module that measures it, and whether on a slower disk."""
+
+    number: str
+    module: str
+    on_slower_disk: bool = False
+
+
+ROWS = (
+    Row("1", "append"),
+    Row("1", "append", on_slower_disk=True),
+    Row("2", "turns"),
+    Row("2", "turns_beside_a_commit", on_slower_disk=True),
+    Row("3", "scanning"),
+    Row("4", "pycrdt_store"),
+    Row("5", "footprint"),
+    Row("6", "round_trip"),
+    Row("6", "model_call"),
+    Row("7", "under_load"),
+    Row("8", "starting"),
+)
+
+
+def main() -> int:
+    """Measure what was asked for."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("rows", nargs="*", help="numbers of rows; all if none are given")
+    parser.add_argument("--quick", action="store_true", help="smaller sizes and fewer samples")
+    parser.add_argument("--json", type=Path, help="where to write the figures")
+    parser.add_argument("--svg", type=Path, help="where to draw them")
+    parser.add_argument("--folder", type=Path, default=None, help="on which disk to measure (default: .cache)")
+    parser.add_argument("--measure", help=argparse.SUPPRESS)
+    asked = parser.parse_args()
+    if asked.measure:
+        return _measure(asked.measure, asked.folder, asked.quick)
+    CACHE.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=asked.folder or CACHE, prefix="benchmarks-") as folder:
+        facts = machine.facts(Path(folder))
+        print(table.facts(facts), table.head(), sep="\n\n", flush=True)
+        figures: list[Figure] = []
+        for place, row in enumerate(row for row in ROWS if not asked.rows or row.number in asked.rows):
+            found = _in_a_process(row, Path(folder) / f"row-{place}", asked.quick)
+            figures += found
+            for figure in found:
+                print(table.line(figure), flush=True)
+    if asked.json:
+        document = {"machine": facts, "figures": [_plain(figure) for figure in figures]}
+        asked.json.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n")
+    if asked.svg:
+        asked.svg.write_text(picture.draw(facts, figures))
+    return 0 if all(figure.holds for figure in figures) else 1
+
+
+def _plain(figure: Figure) -> dict[str, object]:
+    plain = dataclasses.asdict(figure) | {"holds": figure.holds}
+    return {name: round(value, 4) if isinstance(value, float) else value for name, value in plain.items()}
+
+
+def _in_a_process(row: Row, folder: Path, quick: bool) -> Sequence[Figure]:
+    folder.mkdir()
+    environment = slower_disk.environment(folder) if row.on_slower_disk else {}
+    if environment is None:
+        print(f"row {row.number} on a slower disk is left out: it needs Linux and a C compiler", flush=True)
+        return []
+    command = [sys.executable, "-m", "benchmarks", "--measure", row.module, "--folder", str(folder)]
+    child = subprocess.run(
+        command + ["--quick"] * quick, env=os.environ | environment, stdout=subprocess.PIPE, check=True
+    )
+    figures = [Figure(**fields) for fields in json.loads(child.stdout)]
+    if row.on_slower_disk:
+        where = f"sync of {slower_disk.SYNC_US / 1000:g} ms: "
+        figures = [dataclasses.replace(figure, what=where + figure.what) for figure in figures]
+    return figures
+
+
+def _measure(module: str, folder: Path, quick: bool) -> int:
+    quiet()
+    figures = asyncio.run(importlib.import_module(f"benchmarks.{module}").measure(folder, quick))
+    print(json.dumps([dataclasses.asdict(figure) for figure in figures]))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,120 @@
+"""Row 2: begin_turn with 10 new events, beside a raw commit, beside itself in other logs, beside itself in old age."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+from benchmarks.commits import RawCommits
+from benchmarks.figure import Figure, Round, microseconds, milliseconds, ratio
+from benchmarks.stores import event, fill
+from crdt import Store
+
+NEW_EVENTS = 10
+SIZES = (1_000, 30_000, 300_000, 1_000_000)
+YOUNG_TURNS = 100
+OLD_TURNS = 10_000
+ROOM = "!room"
+
+_numbers = itertools.count(1)
+
+
+async def one_turn(store: Store, room: str = ROOM) -> float:
+    """Begin and complete a turn with new events; returns the seconds of begin_turn alone."""
+    await store.append_events([event(next(_numbers)) for _ in range(NEW_EVENTS)])
+    key = f"$turn-{next(_numbers)}"
+    started = time.perf_counter()
+    turn = await store.begin_turn(room, key, "what happened?")
+    seconds = time.perf_counter() - started
+    assert len(turn.lines) == NEW_EVENTS
+    await store.complete_turn(turn, "A short answer.")
+    return seconds
+
+
+async def prepared(path: Path, events: int) -> Path:
+    """Make a log of some size that one room has been told."""
+    async with Store.open(path) as store:
+        await fill(store, events)
+        turn = await store.begin_turn(ROOM, "$first", "what happened before?")
+        await store.complete_turn(turn, "Much.")
+    return path
+
+
+async def sizes(folder: Path, rounds: int, samples: int, events: Sequence[int]) -> list[Figure]:
+    """begin_turn in logs of all sizes, and a raw commit, in turns."""
+    paths = [await prepared(folder / f"log-{count}.db", count) for count in events]
+    measured: list[list[list[float]]] = []
+    with RawCommits.into(folder / "raw.db") as raw:
+        for _ in range(rounds):
+            took: list[list[float]] = [[] for _ in range(len(paths) + 1)]
+            # Opened anew each round: which core a store's thread was put on is luck that lasts as long as the thread.
+            async with AsyncExitStack() as opened:
+                stores = [await opened.enter_async_context(Store.open(path)) for path in paths]
+                for number in range(samples):
+                    order = list(enumerate(stores))
+                    for place, store in order if number % 2 else reversed(order):
+                        took[place].append(await one_turn(store))
+                        took[-1].append(raw.one())
+            measured.append(took)
+    return _compare(events, measured)
+
+
+def _compare(events: Sequence[int], measured: list[list[list[float]]]) -> list[Figure]:
+    against_raw: list[list[Round]] = [[(took[place], took[-1]) for took in measured] for place in range(len(events))]
+    figures = [
+        ratio(
+            *("2", f"begin_turn, 10 new events, log of {count:,}", "raw SQLite commit of one row", rounds),
+            show=microseconds,
+            at_most=2.5,
+        )
+        for count, rounds in zip(events, against_raw, strict=True)
+    ]
+    biggest_to_smallest: list[Round] = [(took[len(events) - 1], took[0]) for took in measured]
+    flat = ratio(
+        *("2", f"begin_turn, log of {events[-1]:,}", f"log of {events[0]:,}", biggest_to_smallest),
+        show=microseconds,
+        at_most=1.15,
+    )
+    return [*figures, flat]
+
+
+async def ages(folder: Path, rounds: int, old_turns: int) -> Figure:
+    """Whole turns 51 to 150 of a session, and as many after turn 10,000 of another, in turns: both meet one roll."""
+    path = folder / "ages.db"
+    async with Store.open(path) as store:
+        await _whole_turns(store, "!old", old_turns)
+    measured: list[Round] = []
+    for round_ in range(rounds):
+        young = f"!young-{round_}"
+        late: list[float] = []
+        early: list[float] = []
+        async with Store.open(path) as store:
+            await _whole_turns(store, young, YOUNG_TURNS - 50)
+            for number in range(100):
+                sides = [(young, early), ("!old", late)]
+                for room, seconds in sides if number % 2 else reversed(sides):
+                    started = time.perf_counter()
+                    await _whole_turns(store, room, 1)
+                    seconds.append(time.perf_counter() - started)
+        measured.append((late, early))
+    return ratio(
+        *("2", f"whole turn, {old_turns:,}th of a session", f"{YOUNG_TURNS}th of a session", measured),
+        show=milliseconds,
+        at_most=1.3,
+    )
+
+
+async def _whole_turns(store: Store, room: str, count: int) -> None:
+    for _ in range(count):
+        turn = await store.begin_turn(room, f"$turn-{next(_numbers)}", "what happened?")
+        await store.complete_turn(turn, "Nothing since you asked.")
+
+
+async def measure(folder: Path, quick: bool) -> list[Figure]:
+    """The row."""
+    events = SIZES[:-2] if quick else SIZES
+    flat = await sizes(folder, rounds=4 if quick else 9, samples=50 if quick else 100, events=events)
+    return [*flat, await ages(folder, rounds=3 if quick else 9, old_turns=2_000 if quick else OLD_TURNS)]

@@ -1,0 +1,58 @@
+"""Rooms whose stored bytes are damaged: each is told of once, in the log and in the room; the others go on."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from typing import Final, Protocol
+
+import structlog
+
+from bot import texts
+from bot.health import Health
+from bot.matrix import DELIVERY_ID_FIELD
+from crdt import Delivery, StoreDamaged
+
+log = structlog.get_logger(__name__)
+
+PART: Final = "sessions"
+"""What health calls it."""
+
+
+class Outbox(Protocol):
+    """What telling a room needs of the store."""
+
+    async def settle(self, keys: Sequence[str], outcome: str, deliveries: Sequence[Delivery] = ()) -> None: ...
+
+
+class DamagedRooms:
+    """Knows which rooms can't be answered, and reports the part "sessions", which it registers."""
+
+    def __init__(self, outbox: Outbox, health: Health) -> None:
+        self._outbox = outbox
+        self._health = health
+        self._rooms: set[str] = set()
+        health.register(PART)
+        health.ok(PART)
+
+    async def found(self, session_id: str, error: StoreDamaged) -> None:
+        """A turn of the room met damage. What waits there keeps waiting: a restored backup may be able to answer it."""
+        if session_id in self._rooms:
+            return
+        self._rooms.add(session_id)
+        log.error("room_damaged", session=session_id, reason=str(error))
+        self._health.failing(PART, f"{len(self._rooms)} can't be read, see room_damaged in the log: {error}")
+        await self._outbox.settle([], "damaged", [_notice(session_id)])
+
+    def answered(self, session_id: str) -> None:
+        """A turn of the room went well."""
+        self._rooms.discard(session_id)
+        if not self._rooms:
+            self._health.ok(PART)
+
+
+def _notice(session_id: str) -> Delivery:
+    delivery_id = f"musher-damaged-{hashlib.sha256(session_id.encode()).hexdigest()[:32]}"
+    content = {"msgtype": "m.notice", "body": texts.DAMAGED, "m.mentions": {}, DELIVERY_ID_FIELD: delivery_id}
+    return Delivery(delivery_id, session_id, json.dumps(content))

@@ -1,0 +1,129 @@
+"""Other people's devices, and this one's keys at the server: what `machine` needs of the network."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from typing import Any, Final
+from uuid import uuid4
+
+import structlog
+from nio.crypto import OlmDevice  # type: ignore[import-untyped]
+
+from bot.matrix.e2ee.json_signing import Json
+from bot.matrix.e2ee.machine import Machine
+from bot.matrix.errors import KeysRefused, Refused
+from bot.matrix.wire import Wire
+
+log = structlog.get_logger(__name__)
+
+LOW_KEYS: Final = 25
+"""One-time keys at the server below which new ones are uploaded."""
+DEVICES_A_REQUEST: Final = 50
+"""A message for each, sealed, is about 2 kB: far below any server's limit."""
+RETRY_AFTER_S: Final = 60.0
+"""Before a server that gave no answer, or a device without one-time keys, is asked again."""
+_REMOTE_TIMEOUT_MS: Final = 10_000
+
+
+class Devices:
+    """Keeps the lists of devices that are in use up to date. All of them are asked for anew in each process."""
+
+    def __init__(self, wire: Wire, machine: Machine) -> None:
+        self._wire = wire
+        self._machine = machine
+        self._fresh: set[str] = set()
+        self._changes: dict[str, int] = {}
+        self._asked_in_vain: dict[str, float] = {}
+
+    def changed(self, users: Iterable[str]) -> None:
+        """The server says that these users' devices are not what they were."""
+        for user in users:
+            self._fresh.discard(user)
+            self._asked_in_vain.pop(user, None)
+            self._changes[user] = self._changes.get(user, 0) + 1
+
+    async def refresh(self, users: set[str]) -> None:
+        """Ask for the devices of those users whose list may be out of date."""
+        stale = sorted(user for user in users - self._fresh if self._may_ask(user))
+        if not stale:
+            return
+        before = {user: self._changes.get(user, 0) for user in stale}
+        answer = await self.query(stale)
+        listed = _object(answer.get("device_keys"))
+        for user in stale:
+            if user not in listed:
+                self._asked_in_vain[user] = time.monotonic()
+                log.warning(
+                    "devices_not_listed", user=user, advice="its homeserver can't be reached; asked again later"
+                )
+                continue
+            await self._machine.vault.run(self._machine.learn_devices, user, _object(listed[user]))
+            if self._changes.get(user, 0) == before[user]:
+                self._fresh.add(user)
+
+    async def query(self, users: Iterable[str]) -> Json:
+        """The server's own words on these users' devices and identities."""
+        body = {"device_keys": {user: [] for user in users}, "timeout": _REMOTE_TIMEOUT_MS}
+        return await self._wire.post("keys", "query", body=body)
+
+    async def begin_sessions(self, users: set[str]) -> None:
+        """Make Olm sessions with those devices of the users that have none, and mend the broken ones."""
+        vault = self._machine.vault
+        devices: list[OlmDevice] = await vault.run(self._machine.without_session, users)
+        devices = [each for each in devices if self._may_ask(each.curve25519)]
+        for start in range(0, len(devices), DEVICES_A_REQUEST):
+            await self._claim(devices[start : start + DEVICES_A_REQUEST])
+        for message in await vault.run(self._machine.take_outgoing):
+            await self.send(message.type, {message.recipient: {message.recipient_device: message.content}})
+
+    async def _claim(self, devices: list[OlmDevice]) -> None:
+        wanted: dict[str, dict[str, str]] = {}
+        for device in devices:
+            wanted.setdefault(device.user_id, {})[device.id] = "signed_curve25519"
+        answer = await self._wire.post("keys", "claim", body={"one_time_keys": wanted, "timeout": _REMOTE_TIMEOUT_MS})
+        given = _object(answer.get("one_time_keys"))
+        for device in devices:
+            claimed = _object(_object(given.get(device.user_id)).get(device.id))
+            if not await self._machine.vault.run(self._machine.begin_session, device, claimed):
+                self._asked_in_vain[device.curve25519] = time.monotonic()
+                log.warning("device_has_no_key_to_begin_with", user=device.user_id, device=device.id)
+
+    def _may_ask(self, whom: str) -> bool:
+        asked = self._asked_in_vain.get(whom)
+        return asked is None or time.monotonic() - asked > RETRY_AFTER_S
+
+    async def send_sealed(self, devices: list[OlmDevice], kind: str, content: Json) -> None:
+        """Send one message to each device, encrypted for it; those without a session get nothing."""
+        for start in range(0, len(devices), DEVICES_A_REQUEST):
+            some = devices[start : start + DEVICES_A_REQUEST]
+            sealed = await self._machine.vault.run(self._machine.seal, some, kind, content)
+            if sealed:
+                await self.send("m.room.encrypted", sealed)
+
+    async def send(self, kind: str, messages: dict[str, Json]) -> None:
+        """Send messages to devices, as they are: `{user: {device: content}}`."""
+        await self._wire.put("sendToDevice", kind, uuid4().hex, body={"messages": messages})
+
+    async def upload(self, on_server: int | None) -> None:
+        """Give the server what it lacks of this device's keys. `on_server`: the one-time keys that it still has.
+
+        The keys are saved before they are sent: a key that is at the server but not in the vault would make whoever
+        takes it unreadable. Raises `KeysRefused` where the server has others under the same names.
+        """
+        vault = self._machine.vault
+        body = await vault.run(self._machine.keys_to_upload, on_server, LOW_KEYS)
+        if body is None:
+            return
+        try:
+            await self._wire.post("keys", "upload", body=body)
+        except Refused as error:
+            if "already exists" in error.message:
+                raise KeysRefused(error.message) from error
+            raise
+        await vault.run(self._machine.uploaded)
+        log.info("keys_uploaded", one_time_keys=len(body["one_time_keys"]), device_keys="device_keys" in body)
+
+
+def _object(value: object) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}

@@ -1,0 +1,105 @@
+"""What other devices, or whoever pretends to be one, can do to the bot: nothing that lasts."""
+
+from __future__ import annotations
+
+from typing import Any
+from uuid import uuid4
+
+import aiohttp
+import vodozemac
+
+from bot.demo.homeserver import Homeserver
+from tests.bot.matrix.e2ee.conftest import Bot, PersonMaker
+from tests.bot.matrix.e2ee.nio_person import NioPerson
+
+
+async def call(alice: NioPerson, method: str, path: str, body: dict[str, Any]) -> dict[str, Any]:
+    """One request as Alice."""
+    headers = {"Authorization": f"Bearer {alice.client.access_token}"}
+    url = f"{alice.client.homeserver}/_matrix/client/v3/{path}"
+    async with aiohttp.ClientSession(headers=headers) as http, http.request(method, url, json=body) as response:
+        assert response.status == 200, await response.text()
+        answer: dict[str, Any] = await response.json()
+        return answer
+
+
+async def send_to_device(alice: NioPerson, bot: Bot, content: dict[str, Any], kind: str = "m.room.encrypted") -> None:
+    assert bot.identity is not None
+    body = {"messages": {bot.user_id: {bot.identity.device_id: content}}}
+    await call(alice, "PUT", f"sendToDevice/{kind}/{uuid4().hex}", body)
+
+
+def unknown_pre_key_message(bot: Bot) -> dict[str, Any]:
+    """An Olm message that begins a session with a one-time key that the bot never had."""
+    curve25519, _ = bot.encryption._machine.identity
+    account = vodozemac.Account()
+    session = account.create_outbound_session(
+        vodozemac.Curve25519PublicKey.from_base64(curve25519), vodozemac.Curve25519SecretKey().public_key()
+    )
+    _, ciphertext = session.encrypt(b"{}").to_parts()
+    from unpaddedbase64 import encode_base64
+
+    return {
+        "algorithm": "m.olm.v1.curve25519-aes-sha2",
+        "sender_key": account.curve25519_key.to_base64(),
+        "ciphertext": {curve25519: {"type": 0, "body": encode_base64(ciphertext)}},
+    }
+
+
+async def test_a_message_with_an_unknown_one_time_key_stops_nothing(bot: Bot, alice: NioPerson, room: str) -> None:
+    await send_to_device(alice, bot, unknown_pre_key_message(bot))
+    await alice.say(room, "still there?")
+    await bot.until_heard("still there?")
+
+
+async def test_no_nonsense_from_a_device_stops_anything(bot: Bot, alice: NioPerson, room: str) -> None:
+    curve25519, _ = bot.encryption._machine.identity
+    olm = "m.olm.v1.curve25519-aes-sha2"
+    for content in (
+        {},
+        {"algorithm": olm},
+        {"algorithm": olm, "sender_key": 5, "ciphertext": {curve25519: {"type": 0, "body": "AAAA"}}},
+        {"algorithm": olm, "sender_key": "x", "ciphertext": {curve25519: {"type": 1, "body": "!"}}},
+        {"algorithm": olm, "sender_key": "x", "ciphertext": {curve25519: []}},
+    ):
+        await send_to_device(alice, bot, content)
+    for kind in ("request", "start", "key", "mac", "cancel"):
+        await send_to_device(alice, bot, {"transaction_id": "t", "from_device": []}, f"m.key.verification.{kind}")
+    await alice.say(room, "still there?")
+    await bot.until_heard("still there?")
+
+
+async def test_a_pool_of_one_time_keys_that_was_drained_is_filled_again(
+    bot: Bot, alice: NioPerson, make_nio: PersonMaker
+) -> None:
+    assert bot.identity is not None
+    claim = {"one_time_keys": {bot.user_id: {bot.identity.device_id: "signed_curve25519"}}}
+    taken = 0
+    while (await call(alice, "POST", "keys/claim", claim))["one_time_keys"].get(bot.user_id):
+        taken += 1
+    assert taken >= 50
+    await bot.sync()
+    bob = await make_nio("bob")
+    room = await bob.create_room(bot.user_id)
+    while not bot.batches or room not in bot.batches[-1].joined:
+        await bot.sync(500)
+    await bob.until_member(room, bot.user_id)
+    await bob.say(room, "a key for me?")
+    await bot.until_heard("a key for me?")
+
+
+async def test_a_session_that_is_broken_is_mended(bot: Bot, alice: NioPerson, room: str, synapse: Homeserver) -> None:
+    await alice.say(room, "one")
+    await bot.until_heard("one")
+    machine = bot.encryption._machine
+    (device,) = machine.active_devices(alice.user_id)
+
+    def break_it() -> None:
+        machine.olm.session_store._entries.clear()
+        machine.olm.wedged_devices.append(device)
+
+    await machine.vault.run(break_it)
+    await bot.sync()
+    await alice.sync()
+    await bot.say(room, "mended")
+    await alice.until_heard("mended")

@@ -1,0 +1,183 @@
+"""What others see of the bot: one identity for life, whatever happens to its keys."""
+
+from __future__ import annotations
+
+import shutil
+import stat
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from typing import Any
+
+import aiohttp
+import pytest
+from structlog.testing import capture_logs
+
+from bot.matrix import KeysLost, PickleKeyWrong
+from bot.matrix.e2ee.json_signing import is_signed
+from tests.bot.matrix.e2ee.conftest import Bot, enter
+from tests.bot.matrix.e2ee.nio_person import NioPerson
+from tests.bot.matrix.test_client import revoke
+
+Seen = dict[str, Any]
+
+
+async def seen_by(alice: NioPerson, user_id: str) -> Seen:
+    """What the homeserver shows Alice of a user's keys."""
+    headers = {"Authorization": f"Bearer {alice.client.access_token}"}
+    url = f"{alice.client.homeserver}/_matrix/client/v3/keys/query"
+    async with (
+        aiohttp.ClientSession(headers=headers) as http,
+        http.post(url, json={"device_keys": {user_id: []}}) as response,
+    ):
+        answer: Seen = await response.json()
+        return answer
+
+
+def identity_of(seen: Seen, user_id: str) -> dict[str, str]:
+    return {usage: next(iter(seen[f"{usage}_keys"][user_id]["keys"].values())) for usage in ("master", "self_signing")}
+
+
+def assert_signed(seen: Seen, bot: Bot) -> None:
+    assert bot.identity is not None
+    keys = identity_of(seen, bot.user_id)
+    devices = seen["device_keys"][bot.user_id]
+    assert list(devices) == [bot.identity.device_id]
+    self_signing = seen["self_signing_keys"][bot.user_id]
+    assert is_signed(self_signing, bot.user_id, f"ed25519:{keys['master']}", keys["master"])
+    for device in devices.values():
+        assert is_signed(device, bot.user_id, f"ed25519:{keys['self_signing']}", keys["self_signing"])
+
+
+async def test_the_device_is_signed_by_an_identity_that_no_start_changes(bot: Bot, alice: NioPerson) -> None:
+    first = await seen_by(alice, bot.user_id)
+    assert_signed(first, bot)
+    own = await bot.client._wire.post("keys", "query", body={"device_keys": {bot.user_id: []}})
+    assert "user_signing" in own["user_signing_keys"][bot.user_id]["usage"]
+    with capture_logs() as logs:
+        await bot.start()
+    assert await seen_by(alice, bot.user_id) == first
+    assert {line["event"] for line in logs} == {"login_resumed"}
+    again = await bot.client._wire.post("keys", "query", body={"device_keys": {bot.user_id: []}})
+    assert again["user_signing_keys"] == own["user_signing_keys"]
+
+
+async def test_a_lost_key_store_leads_to_a_new_device_of_the_same_identity(
+    bot: Bot, alice: NioPerson, room: str
+) -> None:
+    before, former = identity_of(await seen_by(alice, bot.user_id), bot.user_id), bot.identity
+    await bot.stop()
+    for file in bot.key_files():
+        file.unlink()
+    with capture_logs() as logs:
+        assert await bot.start() != former
+    assert [line["problem"] for line in logs if line["event"] == "key_store_lost"] == ["the key file is gone"]
+    seen = await seen_by(alice, bot.user_id)
+    assert_signed(seen, bot)
+    assert identity_of(seen, bot.user_id) == before
+    assert len(bot.key_files()) == 1
+    await bot.sync()
+    await alice.sync()
+    await alice.say(room, "can you read me?")
+    await bot.until_heard("can you read me?")
+    await bot.say(room, "I can")
+    await alice.until_heard("I can")
+
+
+async def test_an_older_copy_of_the_key_store_is_not_used(bot: Bot) -> None:
+    former = bot.identity
+    (file,) = bot.key_files()
+    await bot.stop()
+    copy = file.with_suffix(".copy")
+    shutil.copy(file, copy)
+    await bot.start()
+    await bot.stop()
+    copy.replace(file)
+    with capture_logs() as logs:
+        assert await bot.start() != former
+    assert "older copy" in next(line["problem"] for line in logs if line["event"] == "key_store_lost")
+
+
+async def test_a_store_whose_keys_the_server_refuses_is_given_up(bot: Bot, alice: NioPerson) -> None:
+    """Both the database and the key store are older than what the server has."""
+    from bot.matrix import LoggedOut
+
+    (file,) = bot.key_files()
+    await bot.stop()
+    shutil.copy(file, file.with_suffix(".copy"))
+    settings, former = dict(bot.settings.values), bot.identity
+    await bot.start()
+    await bot.encryption._devices.upload(0)
+    await bot.stop()
+    file.with_suffix(".copy").replace(file)
+    bot.settings.values = settings
+    await bot.start()
+    with pytest.raises(LoggedOut):
+        await bot.encryption.receive({"device_one_time_keys_count": {"signed_curve25519": 0}}, None)
+    assert (await bot.start()).device_id != (former.device_id if former else "")
+    assert_signed(await seen_by(alice, bot.user_id), bot)
+
+
+async def test_a_login_that_was_ended_is_renewed_with_the_same_keys(bot: Bot, alice: NioPerson, room: str) -> None:
+    before = identity_of(await seen_by(alice, bot.user_id), bot.user_id)
+    assert bot.identity is not None
+    former = bot.identity
+    await revoke(bot.credentials.homeserver, former.access_token)
+    bot.identity = await bot.client.connect(former)
+    assert bot.identity.device_id == former.device_id
+    seen = await seen_by(alice, bot.user_id)
+    assert_signed(seen, bot)
+    assert identity_of(seen, bot.user_id) == before
+    await bot.sync()
+    await bot.say(room, "here again")
+    await alice.until_heard("here again")
+
+
+async def test_an_identity_of_somebody_else_is_replaced_by_password(bot: Bot, alice: NioPerson) -> None:
+    before = identity_of(await seen_by(alice, bot.user_id), bot.user_id)
+    await bot.stop()
+    del bot.settings.values["matrix_cross_signing_seeds"]
+    with capture_logs() as logs:
+        await bot.start()
+    assert "identity_replaced" in [line["event"] for line in logs]
+    seen = await seen_by(alice, bot.user_id)
+    assert_signed(seen, bot)
+    assert identity_of(seen, bot.user_id) != before
+
+
+async def test_without_a_password_an_identity_of_somebody_else_is_left_and_told_of(bot: Bot) -> None:
+    await bot.stop()
+    del bot.settings.values["matrix_cross_signing_seeds"]
+    bot.options = replace(bot.options, password=None)
+    with capture_logs() as logs:
+        await bot.start()
+    (told,) = [line for line in logs if line["event"] == "identity_not_uploaded"]
+    assert "matrix.password" in told["reason"]
+
+
+async def test_without_a_password_lost_keys_end_the_start_with_what_to_do(bot: Bot) -> None:
+    assert bot.identity is not None
+    await bot.stop()
+    for file in bot.key_files():
+        file.unlink()
+    bot.credentials = replace(bot.credentials, password=None)
+    with pytest.raises(KeysLost, match=r"matrix\.access_token"):
+        await bot.start()
+
+
+async def test_the_key_files_are_for_their_owner_only_and_of_no_use_with_another_pickle_key(bot: Bot) -> None:
+    folder = bot.options.beside.parent
+    for file in folder.glob(f"{bot.options.beside.name}.*"):
+        assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    bot.options = replace(bot.options, pickle_key="another")
+    with pytest.raises(PickleKeyWrong, match="pickle"):
+        await bot.start()
+
+
+async def test_a_configured_pickle_key_leaves_no_key_on_the_disk(
+    make_bot: Callable[..., Awaitable[Bot]], alice: NioPerson
+) -> None:
+    bot = await make_bot(pickle_key="a secret of the operator")
+    assert not list(bot.options.beside.parent.glob("*.pickle-key"))
+    room = await enter(bot, alice)
+    await bot.say(room, "hello")
+    await alice.until_heard("hello")

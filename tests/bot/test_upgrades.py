@@ -1,0 +1,34 @@
+"""A room that was replaced: whose session its messages belong to, and when it is moved."""
+
+from __future__ import annotations
+
+from bot.matrix import Upgrade
+from bot.upgrades import Upgrades
+
+
+class Sessions:
+    def __init__(self) -> None:
+        self.moved: list[tuple[str, str]] = []
+
+    async def move_session(self, old: str, new: str) -> bool:
+        self.moved.append((old, new))
+        return old != "!nothing"
+
+
+async def test_each_upgrade_is_followed_once_and_through_all_its_steps() -> None:
+    sessions, woken = Sessions(), list[str]()
+    upgrades = Upgrades(sessions, woken.append)
+    first, second = Upgrade("!a", "!b"), Upgrade("!b", "!c")
+    await upgrades.follow([first])
+    await upgrades.follow([first, second, Upgrade("!nothing", "!new")])
+    assert sessions.moved == [("!a", "!b"), ("!b", "!c"), ("!nothing", "!new")]
+    assert woken == ["!b", "!c"]
+    assert [upgrades.session_of(room) for room in ("!a", "!b", "!c", "!other")] == ["!c", "!c", "!c", "!other"]
+
+
+async def test_rooms_that_replace_each_other_in_a_circle_hang_nothing() -> None:
+    sessions = Sessions()
+    upgrades = Upgrades(sessions, lambda _: None)
+    await upgrades.follow([Upgrade("!a", "!b"), Upgrade("!b", "!a"), Upgrade("!c", "!c")])
+    assert upgrades.session_of("!a") == upgrades.session_of("!b") == "!b"
+    assert upgrades.session_of("!c") == "!c"

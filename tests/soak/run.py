@@ -1,0 +1,275 @@
+"""A soak: Musher between faults, kills and people, for minutes, and the judgement at the end."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from itertools import count
+from pathlib import Path
+from typing import Any, Final
+
+import aiohttp
+
+from bot.demo.homeserver import Homeserver
+from crdt import verify_database
+from tests.servers.faults import HOMESERVER_FAULTS, MODEL_FAULTS, SENDS, SYNCS, Fault, FaultProxy, every
+from tests.servers.model import ScriptedModel
+from tests.servers.synapse import PASSWORD, Person, RoomEvent
+from tests.soak.oracle import Findings, judge_events, judge_room
+from tests.soak.scene import Watch
+from tests.system.outside import all_told, event, line_of, said_line
+from tests.system.service import MusherProcess
+
+KILL_EVERY_S: Final = 20.0
+FAULT_AFTER_S: Final = 4.0
+FAULT_LASTS_S: Final = (0.5, 6.0)
+LONG_FAULT_LASTS_S: Final = (15.0, 60.0)
+LOGOUT_EVERY_S: Final = 90.0
+BURST_EVERY_S: Final = 150.0
+BURST_MESSAGES: Final = 130
+"""More than the 100 that one sync brings."""
+EVENT_EVERY_S: Final = 1.0
+SETTLED_WITHIN_S: Final = 300.0
+"""Of a message, whatever befalls it meanwhile; a run that waits longer has lost it."""
+SETTLED_AT_REST_S: Final = 120.0
+"""The same when the faults are over: what a burst has left in the inbox is answered in turns of 20."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a soak is asked to be; the same plan draws the same faults."""
+
+    minutes: float
+    rooms: int
+    seed: int
+
+
+@dataclass(slots=True)
+class Tally:
+    """What a soak did and saw."""
+
+    counts: Counter[str] = field(default_factory=Counter)
+    faults: Counter[str] = field(default_factory=Counter)
+    findings: Findings = field(default_factory=Findings)
+
+    def lines(self) -> list[str]:
+        """It as people read it."""
+        found = self.findings
+        return [
+            ", ".join(f"{name} {number}" for name, number in sorted(self.counts.items())),
+            "faults: " + ", ".join(f"{name} {number}" for name, number in sorted(self.faults.items())),
+            f"lost {len(found.lost)}, twice {len(found.twice)}, wrong {len(found.wrong)}",
+            *(f"  {each}" for each in (*found.lost, *found.twice, *found.wrong)),
+        ]
+
+
+@dataclass(eq=False)
+class Soak:
+    """One run, with everything that takes part in it."""
+
+    plan: Plan
+    synapse: Homeserver
+    model: ScriptedModel
+    musher: MusherProcess
+    people: tuple[Person, Person]
+    rooms: list[str]
+    to_homeserver: FaultProxy
+    to_model: FaultProxy
+    watch: Watch
+    taken: dict[str, list[str]] = field(default_factory=dict)
+    tally: Tally = field(default_factory=Tally)
+    _over: asyncio.Event = field(default_factory=asyncio.Event)
+    _numbers: count[int] = field(default_factory=count)
+
+    async def run(self) -> Tally:
+        """Soak as long as planned, come to rest, and judge."""
+        watching = asyncio.create_task(self.watch.run())
+        try:
+            async with asyncio.TaskGroup() as busy:
+                for task in self._tasks():
+                    busy.create_task(task)
+                await self._pause(self.plan.minutes * 60)
+                self._over.set()
+            await self._come_to_rest()
+        finally:
+            watching.cancel()
+            await asyncio.wait({watching})
+        await self._judge()
+        return self.tally
+
+    def _tasks(self) -> list[Any]:
+        talks = [self._talk(person, room) for person in self.people for room in self.rooms]
+        return [
+            *talks,
+            *(self._report(sender) for sender in ("ci", "tracker")),
+            self._fail(self.to_homeserver, HOMESERVER_FAULTS, "homeserver"),
+            self._fail(self.to_model, MODEL_FAULTS, "model"),
+            self._kill(),
+            self._log_out(),
+            self._burst(),
+        ]
+
+    def _chance(self, name: str) -> random.Random:
+        return random.Random(f"{self.plan.seed}/{name}")
+
+    async def _pause(self, seconds: float) -> None:
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._over.wait(), seconds)
+
+    # --- what goes on
+
+    async def _say(self, person: Person, room: str) -> str:
+        self.tally.counts["messages"] += 1
+        return await person.say(room, f"question {next(self._numbers)} in {room}")
+
+    async def _talk(self, person: Person, room: str) -> None:
+        chance = self._chance(f"{person.user_id[:4]} in room {self.rooms.index(room)}")
+        while not self._over.is_set():
+            said = await self._say(person, room)
+            await self.watch.wait_until_settled(room, said, SETTLED_WITHIN_S)
+            await self._pause(chance.expovariate(1.0))
+
+    async def _burst(self) -> None:
+        chance = self._chance("burst")
+        await self._pause(chance.expovariate(1 / BURST_EVERY_S))
+        while not self._over.is_set():
+            room = chance.choice(self.rooms)
+            for _ in range(BURST_MESSAGES):
+                await self._say(self.people[0], room)
+            self.tally.counts["bursts"] += 1
+            await self._pause(chance.expovariate(1 / BURST_EVERY_S))
+
+    async def _report(self, sender: str) -> None:
+        chance = self._chance(sender)
+        for number in count():
+            if self._over.is_set():
+                return
+            posted = event(f"{sender}-{number}", event_id=f"{sender}/{number}")
+            await self.musher.post_events(posted, within=SETTLED_WITHIN_S)
+            self.taken.setdefault(sender, []).append(line_of(posted))
+            self.tally.counts["events"] += 1
+            await self._pause(chance.expovariate(1 / EVENT_EVERY_S))
+
+    async def _fail(self, proxy: FaultProxy, faults: tuple[Fault, ...], name: str) -> None:
+        chance = self._chance(name)
+        await self._pause(chance.expovariate(1 / FAULT_AFTER_S))
+        while not self._over.is_set():
+            fault, only = chance.choice(faults), chance.choice([every, every, SENDS, SYNCS])
+            lasts = LONG_FAULT_LASTS_S if chance.random() < 0.04 else FAULT_LASTS_S
+            self.tally.faults[f"{name} {fault.name}"] += 1
+            async with proxy.during(fault, every if name == "model" else only):
+                await self._pause(chance.uniform(*lasts))
+            await self._pause(chance.expovariate(1 / FAULT_AFTER_S))
+
+    async def _kill(self) -> None:
+        """Kill the service now and then, and start it again, also when it has ended itself: as systemd would."""
+        chance = self._chance("kill")
+        while not self._over.is_set():
+            by_itself = await _first(self._pause(chance.expovariate(1 / KILL_EVERY_S)), self.musher.wait_until_ended())
+            if self._over.is_set() and not by_itself:
+                return
+            self.tally.counts["ends by itself" if by_itself else "kills"] += 1
+            await self.musher.kill()
+            await self.musher.start(ready=False)
+
+    async def _log_out(self) -> None:
+        """End all of the bot's logins, as an administrator would."""
+        chance = self._chance("logout")
+        await self._pause(chance.expovariate(1 / LOGOUT_EVERY_S))
+        while not self._over.is_set():
+            await log_out_everywhere(self.synapse, self.musher.user_id)
+            self.tally.faults["homeserver logout of all devices"] += 1
+            await self._pause(chance.expovariate(1 / LOGOUT_EVERY_S))
+
+    # --- the end
+
+    async def _come_to_rest(self) -> None:
+        """Without faults, one more question in each room is answered; after it nothing is under way."""
+        if await _first(self.musher.wait_until_ready(), self.musher.wait_until_ended()):
+            self.tally.counts["ends by itself"] += 1
+            await self.musher.kill()
+            await self.musher.start()
+        for room in self.rooms:
+            last = await self._say(self.people[0], room)
+            await self.watch.wait_until_settled(room, last, SETTLED_AT_REST_S)
+        await self.musher.stop()
+
+    async def _judge(self) -> None:
+        findings = self.tally.findings
+        requests = [request.messages for request in self.model.requests]
+        for room in self.rooms:
+            timeline = await self.people[0].said(room)
+            asked = {said_line(each) for each in timeline if each["sender"] != self.musher.user_id}
+            of_room = [each for each in requests if asked & set(all_told(each)[-1].said)]
+            turns = judge_room(room, timeline, self.musher.user_id, of_room, findings)
+            judge_events(room, turns, self.taken, findings)
+            self._count(timeline, len(turns))
+        findings.wrong += verify_database(self.musher.database).problems
+        broken = ("turn_broke", "room_work_failed")
+        findings.wrong += [str(line) for line in self.musher.logs if line.get("event") in broken]
+        findings.wrong += [line["line"] for line in self.musher.logs if "Traceback" in line.get("line", "")]
+        self.tally.counts["requests to the model"] = len(requests)
+        self.tally.counts["requests to the homeserver"] = len(self.to_homeserver.calls)
+
+    def _count(self, timeline: list[RoomEvent], turns: int) -> None:
+        replies = [each for each in timeline if each["sender"] == self.musher.user_id]
+        self.tally.counts["turns"] += turns
+        self.tally.counts["replies"] += len(replies)
+        self.tally.counts["notices among them"] += sum(each["content"]["msgtype"] == "m.notice" for each in replies)
+
+
+async def _first(one: Awaitable[object], other: Awaitable[object]) -> bool:
+    """Wait until one of two things happens; whether the other did."""
+    tasks = [asyncio.ensure_future(one), asyncio.ensure_future(other)]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        return tasks[1].done()
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def log_out_everywhere(synapse: Homeserver, user_id: str) -> None:
+    """End all logins of a user: their tokens are refused from now on, and their devices are gone."""
+    user = user_id.removeprefix("@").partition(":")[0]
+    credentials = await synapse.login(user, PASSWORD)
+    headers = {"Authorization": f"Bearer {credentials.access_token}"}
+    async with (
+        aiohttp.ClientSession(headers=headers) as http,
+        http.post(f"{synapse.url}/_matrix/client/v3/logout/all", json={}) as response,
+    ):
+        assert response.status == 200, await response.text()
+
+
+@asynccontextmanager
+async def prepared(plan: Plan, folder: Path, synapse: Homeserver) -> AsyncIterator[Soak]:
+    """Everything that a run needs: people in rooms with a service that is ready, behind proxies."""
+    mark = f"{time.time_ns():x}"
+    async with AsyncExitStack() as stack:
+        model = await stack.enter_async_context(ScriptedModel())
+        model.answer = lambda request: f"reply {request.number}"
+        to_homeserver = await stack.enter_async_context(FaultProxy(synapse.url))
+        to_model = await stack.enter_async_context(FaultProxy(model.url))
+        alice, bob = [
+            await stack.enter_async_context(Person.on(synapse, f"{each}-{mark}")) for each in ("alice", "bob")
+        ]
+        user_id = await synapse.register(f"musher-{mark}", PASSWORD)
+        # Hanging is to be met by time-outs, too, and a turn that nobody answers is to end within the run.
+        sections = {"llm": {"timeout": "8s"}}
+        musher = MusherProcess(folder / "musher", to_homeserver.url, user_id, to_model.url, sections)
+        stack.push_async_callback(musher.end)
+        await musher.start()
+        rooms = []
+        for _ in range(plan.rooms):
+            room = await alice.create_room(invite=[user_id, bob.user_id])
+            await bob.join(room)
+            await alice.wait_for_membership(room, user_id)
+            rooms.append(room)
+        watch = Watch(alice, user_id)
+        yield Soak(plan, synapse, model, musher, (alice, bob), rooms, to_homeserver, to_model, watch)
