@@ -17,7 +17,7 @@ from aiohttp import web
 
 from bot.app import run_service
 from bot.config import Config
-from bot.deliver import MAX_PARALLEL_SENDS, Deliveries
+from bot.deliver import Deliveries
 from bot.health import Health
 from bot.intake import Intake
 from bot.invitations import Invitations
