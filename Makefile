@@ -9,10 +9,10 @@ RUN := .venv/bin
 demo: .venv/.ready
 	@$(RUN)/musher demo
 
-# Three at a time: most of the time goes into waiting for servers that start.
+# Four at a time: most of the time goes into waiting for servers that start.
 test: .venv/.ready
 	$(RUN)/coverage erase
-	$(RUN)/pytest -n 3 --dist worksteal --cov --cov-report=
+	$(RUN)/pytest -n 4 --dist worksteal --cov --cov-report=
 	$(RUN)/coverage report
 	@$(RUN)/coverage report --include='crdt/*' --fail-under=95 --format=total | sed 's/^/coverage of crdt: /'
 	@$(RUN)/coverage report --include='bot/*' --fail-under=85 --format=total | sed 's/^/coverage of bot: /'

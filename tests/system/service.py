@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import aiohttp
-import coverage
 
 from tests.servers.synapse import PASSWORD
 
@@ -272,13 +271,9 @@ class MusherProcess:
 
 
 def environment() -> dict[str, str]:
-    """The environment of a Musher process: nothing that configures it, and coverage if the tests are measured."""
+    """The environment of a Musher process: nothing in it configures it."""
     environ = {name: value for name, value in os.environ.items() if not name.startswith("MUSHER_")}
     environ["PYTHONPATH"] = str(_ROOT)
-    measured = coverage.Coverage.current()
-    if measured is not None:
-        environ["COVERAGE_PROCESS_START"] = str(_ROOT / "pyproject.toml")
-        environ["COVERAGE_FILE"] = str(Path(str(measured.get_option("run:data_file"))).absolute())
     return environ
 
 
