@@ -40,8 +40,8 @@ async def one_caller(folder: Path, rounds: int, samples: int) -> Figure:
 async def many_callers(folder: Path, rounds: int, appends: int) -> Figure:
     """Appends a second by 64 callers, and rows a second of a bare group commit by as many."""
     measured: list[Round] = []
-    bare = GroupCommit(folder / "bare.db")
-    async with Store.open(folder / "ours.db") as store:
+    bare = GroupCommit(folder / "bare-group.db")
+    async with Store.open(folder / "ours-group.db") as store:
         for _ in range(rounds):
             theirs = await _rate(bare.one, appends)
             ours = await _rate(lambda: store.append_event(event(1)), appends)
@@ -68,5 +68,5 @@ async def measure(folder: Path, quick: bool) -> list[Figure]:
     """The row."""
     return [
         await one_caller(folder, rounds=5 if quick else 15, samples=100 if quick else 200),
-        await many_callers(folder / "many", rounds=5 if quick else 9, appends=6_400 if quick else 19_200),
+        await many_callers(folder, rounds=5 if quick else 9, appends=6_400 if quick else 19_200),
     ]

@@ -60,7 +60,11 @@ def _file_system(folder: Path) -> str:
     if not mounts.exists():
         return "file system unknown"
     found = max(
-        (fields for line in mounts.read_text().splitlines() if str(folder).startswith((fields := line.split())[1])),
+        (
+            fields
+            for line in mounts.read_text().splitlines()
+            if str(folder.resolve()).startswith((fields := line.split())[1])
+        ),
         key=lambda fields: len(fields[1]),
     )
     return found[2]

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from benchmarks.figure import Figure
 
-_WIDTHS = (3, 68, 30, 9, 15, 8, 10, 10, 6)
+_WIDTHS = (3, 68, 34, 9, 15, 8, 11, 11, 6)
 _HEAD = ("row", "what", "beside", "figure", "spread", "must", "ours", "other", "holds")
 
 

@@ -22,6 +22,7 @@ from bot.matrix import (
     DELIVERY_ID_FIELD,
     Invite,
     LoggedOut,
+    NotAHomeserver,
     RateLimited,
     SyncBatch,
     Undecryptable,
@@ -136,7 +137,8 @@ class Intake:
     async def _try_to_log_in(self) -> None:
         try:
             await self._log_in_again()
-        except (Unreachable, RateLimited) as error:
+        except (Unreachable, RateLimited, NotAHomeserver) as error:
+            # It was a homeserver when the service started: whatever answers now stands before it, and passes.
             self._pace.failed(error)
         except StoreUnavailable as error:  # the login stands, only the next start will not know it
             log.error("login_not_stored", reason=str(error))

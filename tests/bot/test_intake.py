@@ -20,6 +20,7 @@ from bot.matrix import (
     Invite,
     LoggedOut,
     LoginRefused,
+    NotAHomeserver,
     RateLimited,
     Redaction,
     RoomMessage,
@@ -284,7 +285,7 @@ async def test_a_login_that_was_ended_is_made_again_and_the_sync_repeated(door: 
     assert len(await door.waiting()) == 1
 
 
-@pytest.mark.parametrize("error", [DOWN, RateLimited(SERVER, 0.001)])
+@pytest.mark.parametrize("error", [DOWN, RateLimited(SERVER, 0.001), NotAHomeserver(SERVER, "it speaks HTML")])
 async def test_a_login_that_fails_in_passing_is_tried_again(door: Door, error: Exception) -> None:
     door.logins.extend([error, None])
     await door.takes_in(LOGGED_OUT, LOGGED_OUT, batch("s1"))

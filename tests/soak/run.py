@@ -83,6 +83,8 @@ class Soak:
     watch: Watch
     taken: dict[str, list[str]] = field(default_factory=dict)
     tally: Tally = field(default_factory=Tally)
+    _starts: int = 1
+    """How often the service had come to run when it was last started."""
     _over: asyncio.Event = field(default_factory=asyncio.Event)
     _numbers: count[int] = field(default_factory=count)
 
@@ -173,9 +175,15 @@ class Soak:
             by_itself = await _first(self._pause(chance.expovariate(1 / KILL_EVERY_S)), self.musher.wait_until_ended())
             if self._over.is_set() and not by_itself:
                 return
-            self.tally.counts["ends by itself" if by_itself else "kills"] += 1
-            await self.musher.kill()
-            await self.musher.start(ready=False)
+            self.tally.counts["ends at the start" if by_itself else "kills"] += 1
+            await self._start_again(by_itself)
+
+    async def _start_again(self, by_itself: bool) -> None:
+        await self.musher.kill()
+        if by_itself and len(self.musher.logged("service_started")) > self._starts:
+            self.tally.findings.wrong.append(f"it ended while it ran: {self.musher.tail().splitlines()[-1]}")
+        self._starts = len(self.musher.logged("service_started"))
+        await self.musher.start(ready=False)
 
     async def _log_out(self) -> None:
         """End all of the bot's logins, as an administrator would."""
@@ -191,9 +199,9 @@ class Soak:
     async def _come_to_rest(self) -> None:
         """Without faults, one more question in each room is answered; after it nothing is under way."""
         if await _first(self.musher.wait_until_ready(), self.musher.wait_until_ended()):
-            self.tally.counts["ends by itself"] += 1
-            await self.musher.kill()
-            await self.musher.start()
+            self.tally.counts["ends at the start"] += 1
+            await self._start_again(by_itself=True)
+            await self.musher.wait_until_ready()
         for room in self.rooms:
             last = await self._say(self.people[0], room)
             await self.watch.wait_until_settled(room, last, SETTLED_AT_REST_S)

@@ -16,6 +16,7 @@ from tests.servers.faults import (
     DOWN,
     HALF_AN_ANSWER,
     HANG,
+    HTML,
     INTERNAL_ERROR,
     LOST_ANSWER,
     NONSENSE,
@@ -35,7 +36,7 @@ from tests.system.conftest import MusherMaker, enter
 from tests.system.outside import answered, event, frame, judge, line_of, wait_until_settled
 from tests.system.service import MusherProcess
 
-FAULT_S: Final = 5.0
+FAULT_S: Final = 6.0
 RECOVERY_S: Final = 5.0
 RATE: Final = 2.0
 """Requests a second that the homeserver may be asked during a fault, less than that."""
@@ -157,8 +158,10 @@ async def test_a_login_that_is_ended_is_made_again_on_the_same_device(
     await line.ask("before")
     await line.ask("after a soft logout")
     assert len(line.proxy.met(SOFT_LOGOUT.name)) == 2
+    await line.proxy.begin(HTML, only=to("/versions$"), times=1)
     await log_out_everywhere(synapse, line.musher.user_id)
     await line.ask("after")
+    assert len(line.proxy.met(HTML.name)) == 1
     await line.musher.stop()
     await line.musher.start()
     await line.ask("and after a restart")
