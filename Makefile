@@ -27,10 +27,10 @@ format: .venv/.ready
 	$(RUN)/ruff format
 	$(RUN)/ruff check --fix
 
-# Half an hour; what it prints, and docs/benchmarks.md, tell how to measure less.
+# Ten minutes; docs/benchmarks.md tells what it measures, and how to measure less.
 bench: .venv/.ready
 	@$(SYNC) --group bench --inexact --system-certs 2>/dev/null || $(SYNC) --group bench --inexact
-	$(RUN)/python -m benchmarks --json docs/benchmarks.json --svg docs/benchmarks.svg $(BENCH)
+	$(RUN)/python -m benchmarks --json docs/benchmarks.json --svg docs/benchmarks.svg
 
 # Ten minutes of random faults and kills; the seed is printed. `make soak SOAK="--minutes 60 --rooms 8 --seed 42"`
 soak: .venv/.ready

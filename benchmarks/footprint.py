@@ -51,6 +51,7 @@ async def grow(path: Path, events: int) -> dict[str, float]:
     async with Store.open(path) as store:
         await fill(store, GROWN_FROM)
         await store.assemble_and_advance_session("!room")
+        await store.housekeep()
         before = resident_mb()
         for head in range(GROWN_FROM, events, GROWN_FROM):
             await fill(store, GROWN_FROM, head)

@@ -17,6 +17,7 @@ LIMIT_AT = 720
 """Where the limit stands; a factor of two is as long as another, to either side."""
 OCTAVE = 46
 _MARGIN = 12
+_LEAST = 1e-6
 
 
 def draw(facts: Mapping[str, str], figures: Sequence[Figure]) -> str:
@@ -24,7 +25,7 @@ def draw(facts: Mapping[str, str], figures: Sequence[Figure]) -> str:
     shown = [figure for figure in figures if figure.limit]
     height = TOP + LINE * len(shown) + 40
     lines = [text for place, figure in enumerate(shown) for text in _bar(figure, TOP + LINE * place)]
-    machine = ", ".join(facts[name] for name in ("processor", "Python") if name in facts)
+    machine = f"{facts.get('processor', '?')}, Python {facts.get('Python', '?')}"
     return "\n".join(
         [
             f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" font-family="sans-serif">',
@@ -42,6 +43,7 @@ def draw(facts: Mapping[str, str], figures: Sequence[Figure]) -> str:
 
 def badness(figure: Figure, value: float) -> float:
     """How far a value is beyond its limit, in factors of two; below zero it is within."""
+    value = max(value, _LEAST)
     if figure.at_most is not None:
         return math.log2(value / figure.at_most)
     assert figure.at_least is not None
