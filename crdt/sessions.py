@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Sequence
-from contextlib import AsyncExitStack, suppress
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 
 import structlog
@@ -244,7 +244,7 @@ class Sessions:
             self._documents.forget(new.document.name)
             await self._commit(moved, ops, move)
             self._documents.forget(old.document.name)
-            del self._rows[old_id]
+            self._rows.pop(old_id, None)
             self._documents.adopt(moved.document)
         log.info("session_moved", session=old_id, to=new_id)
         return True
@@ -334,8 +334,7 @@ class Sessions:
             await self._database.write(store)
         except BaseException:
             self._documents.forget(session.document.name)
-            with suppress(KeyError):
-                del self._rows[session.session_id]
+            self._rows.pop(session.session_id, None)
             raise
         self._rows[session.session_id] = session.row
 

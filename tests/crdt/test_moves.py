@@ -40,6 +40,14 @@ async def test_a_session_moves_with_marks_entries_and_waiting_messages(path: Pat
     assert look(path, "SELECT name FROM documents WHERE name LIKE 'session/%'") == [(f"session/{OTHER_ROOM}/1",)]
 
 
+async def test_a_session_moves_that_was_not_used_since_the_store_was_opened(path: Path) -> None:
+    async with Store.open(path) as store:
+        await store.write_llm_session(ROOM, "dispatcher", "single-sled")
+    async with Store.open(path) as store:
+        assert await store.move_session(ROOM, OTHER_ROOM)
+        assert await store.read_llm_session(ROOM) is None
+
+
 async def test_an_open_turn_goes_along_and_is_taken_up_in_the_new_room(path: Path) -> None:
     async with Store.open(path) as store:
         await store.admit([message("$1")])
