@@ -237,6 +237,10 @@ def translate(path: Path, error: sqlite3.Error | OSError | UnicodeDecodeError) -
         return StoreFull(str(path))
     if primary in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB) or "decode to UTF-8" in str(error):
         return StoreDamaged(str(path), str(error))
+    if code == sqlite3.SQLITE_READONLY_ROLLBACK:
+        return StoreUnavailable(
+            str(path), "was left in the midst of a change", "start 'musher run' once, which undoes it"
+        )
     if isinstance(error, OSError):
         reason = error.strerror or str(error)
         return StoreUnavailable(
@@ -299,7 +303,9 @@ async def _open_owned(path: Path, lock: OwnerLock, sled_id: str | None, begin_an
     opening.check_presence(path, witness)
     os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
     # Looked at before it is opened for writing, which would move what is left of a broken WAL into the file.
-    looker = await _connect(path, lambda connection: opening.inspect(connection, path, witness), read_only=True)
+    # But what a death broke off before there was a WAL, only a writer can undo: SQLite does it before the first read.
+    untouched = not path.with_name(f"{path.name}-journal").exists()
+    looker = await _connect(path, lambda connection: opening.inspect(connection, path, witness), read_only=untouched)
     await looker.close()
     writer = await _connect(path, lambda connection: opening.check_schema(connection, path))
     reader = None
