@@ -37,7 +37,7 @@ Onlooker = Callable[[Call, Callable[[bytes], int]], int | None]
 """Sees a call before it is made. It may return a result code of SQLite's instead of `None`: then the call is not made.
 Its second argument writes other bytes in the place of a write's: for one that tears."""
 
-_Open = ctypes.CFUNCTYPE(c_int, c_void_p, c_char_p, c_void_p, c_int, POINTER(c_int))
+_Open = ctypes.CFUNCTYPE(c_int, c_void_p, c_void_p, c_void_p, c_int, POINTER(c_int))
 _Delete = ctypes.CFUNCTYPE(c_int, c_void_p, c_char_p, c_int)
 _Write = ctypes.CFUNCTYPE(c_int, c_void_p, c_void_p, c_int, c_int64)
 _Truncate = ctypes.CFUNCTYPE(c_int, c_void_p, c_int64)
@@ -104,11 +104,12 @@ class _Watch:
         self._paths: dict[int, Path] = {}
         self._tables: dict[int, _Methods] = {}
 
-    def _open(self, vfs: int, name: bytes | None, file: int, flags: int, found: Any) -> int:
+    def _open(self, vfs: int, name: int | None, file: int, flags: int, found: Any) -> int:
+        # The name is passed on where it stands: the file keeps no copy of it.
         result: int = self._original.open(vfs, name, file, flags, found)
         opened = _File.from_address(file)
         if result == OK and name is not None and opened.methods:
-            self._paths[file] = Path(name.decode())
+            self._paths[file] = Path(string_at(name).decode())
             opened.methods = addressof(self._between(opened.methods))
         return result
 
