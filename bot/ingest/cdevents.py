@@ -6,8 +6,10 @@ subject's id. A type that is not known here is told by its predicate, so that a 
 
 from __future__ import annotations
 
+import base64
 import re
 from collections.abc import Mapping
+from functools import partial
 from types import MappingProxyType
 from typing import Final
 
@@ -15,21 +17,19 @@ from bot.ingest.clean import clean_event
 from bot.ingest.mapping import story
 from bot.ingest.native import is_timestamp
 from bot.ingest.payload import Incomplete, Payload
-from bot.ingest.refusals import Unprocessable
+from bot.ingest.refusals import Malformed, Unprocessable
+from bot.ingest.strict_json import parse_json
 from crdt import InvalidEvent, PipelineEvent, validate_event
 
 _TYPE: Final = re.compile(
     r"dev\.cdevents(?:x\.[a-z0-9]+)?[.-](?P<subject>[A-Za-z0-9]+)\.(?P<predicate>[A-Za-z]+)\.[0-9]\S*"
 )
+# Stages that are known by the predicate, whatever runs.
 _RUN: Final = MappingProxyType({"queued": ("", "queued"), "started": ("queued", "started")})
-# Subjects whose stages are known by the predicate alone; what is not here moves from nowhere to its predicate.
+# Stages that are known by subject and predicate; what is not here moves from nowhere to its predicate.
 _MOVES: Final[Mapping[str, Mapping[str, tuple[str, str]]]] = MappingProxyType(
     {
-        "pipelinerun": _RUN,
-        "taskrun": _RUN,
-        "testsuiterun": _RUN,
-        "testcaserun": _RUN | {"skipped": ("queued", "skipped")},
-        "build": _RUN | {"finished": ("started", "finished")},
+        "testcaserun": {"skipped": ("queued", "skipped")},
         "change": {
             "created": ("", "open"),
             "updated": ("open", "open"),
@@ -39,10 +39,12 @@ _MOVES: Final[Mapping[str, Mapping[str, tuple[str, str]]]] = MappingProxyType(
         },
         "ticket": {"created": ("", "open"), "updated": ("", ""), "closed": ("open", "closed")},
         "artifact": {"signed": ("packaged", "signed")},
-        "incident": {"detected": ("", "detected"), "reported": ("detected", "reported"), "resolved": ("", "resolved")},
+        "incident": {"reported": ("detected", "reported")},
     }
 )
-_RUNS: Final = frozenset({"pipelinerun", "taskrun", "testsuiterun", "testcaserun"})
+# A ticket has no field for its stage; custom data is where the specification lets a sender put one.
+_CUSTOM_FROM: Final = ("from_stage", "fromStage", "from", "previous_stage", "previousStage")
+_CUSTOM_TO: Final = ("to_stage", "toStage", "to", "stage", "status", "state")
 # What the subject is called, as far as its id does not tell.
 _TITLES: Final = (
     "pipelineName",
@@ -55,6 +57,7 @@ _TITLES: Final = (
     "artifactId",
     "testSuite.id",
     "testCase.id",
+    "outputType",
     "repository.id",
 )
 
@@ -103,17 +106,28 @@ def _fields(event: PipelineEvent) -> tuple[str, str, str, str]:
 
 
 def _stages(subject: str, predicate: str, event: Payload) -> tuple[str, str]:
-    from_stage, to_stage = _MOVES.get(subject, {}).get(predicate, ("", predicate))
-    if subject in _RUNS and predicate == "finished":
+    from_stage, to_stage = _MOVES.get(subject, {}).get(predicate) or _RUN.get(predicate, ("", predicate))
+    if predicate == "finished":
         return "started", event.text("subject.content.outcome", "finished")
     if subject == "service" and predicate not in {"published", "removed"}:
         return "", event.text("subject.content.environment.id", predicate)
     if subject == "service" and predicate == "removed":
         return event.text("subject.content.environment.id"), "removed"
     if subject == "ticket":
-        # A ticket has no field for its stage; custom data is where the specification lets a sender put one.
-        return (
-            event.first("customData.from_stage", "customData.previous_stage") or from_stage,
-            event.first("customData.to_stage", "customData.stage", "customData.status") or to_stage,
-        )
+        custom = _custom_data(event.at("customData"))
+        return custom.first(*_CUSTOM_FROM) or from_stage, custom.first(*_CUSTOM_TO) or to_stage
     return from_stage, to_stage
+
+
+def _custom_data(value: object) -> Payload:
+    """Give what a sender added: an object, or as a string its JSON or the base64 of it; anything else says nothing."""
+    if not isinstance(value, str):
+        return Payload(value)
+    for read in (str.encode, partial(base64.b64decode, validate=True)):
+        try:
+            content = parse_json(read(value))
+        except (ValueError, Malformed):
+            continue  # it may be the other form, or data of another type
+        if isinstance(content, dict):
+            return Payload(content)
+    return Payload(None)

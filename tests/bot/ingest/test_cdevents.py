@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import base64
 from typing import Any
 
 import pytest
@@ -28,8 +29,20 @@ def cdevent(kind: str, **more: Any) -> dict[str, Any]:
         ({"previous_stage": "doing", "stage": "qa"}, ("doing", "qa")),
         ({"stage": "qa"}, ("", "qa")),
         ({"status": "qa"}, ("", "qa")),
+        ({"fromStage": "doing", "toStage": "qa"}, ("doing", "qa")),
+        ({"from": "doing", "to": "qa"}, ("doing", "qa")),
+        ({"state": 7}, ("", "7")),
+        ('{"stage": "qa"}', ("", "qa")),
+        (base64.b64encode(b'{"stage": "qa"}').decode(), ("", "qa")),
+        (base64.b64encode(b"<stage>qa</stage>").decode(), ("", "")),
+        (base64.b64encode(b"\xff" * 9).decode(), ("", "")),
+        (base64.b64encode(b"[" * 100_000).decode(), ("", "")),
+        ("1234", ("", "")),
+        ("no base64", ("", "")),
+        ("\ud800", ("", "")),
+        (["stage"], ("", "")),
+        ({"stage": {"name": "qa"}}, ("", "")),
         ({}, ("", "")),
-        ("base64", ("", "")),
     ],
 )
 def test_a_ticket_has_its_stage_in_custom_data(custom: object, moved: tuple[str, str]) -> None:
