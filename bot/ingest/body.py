@@ -13,7 +13,8 @@ MAX_BODY_BYTES: Final = 1024 * 1024
 BODY_SECONDS: Final = 10.0
 """Time for a whole body, from the moment we begin to read it."""
 
-_ENCODED: Final = "the body must come as it is: leave out Content-Encoding"
+_ENCODED: Final = "the body must come as it is: leave out Content-Encoding, and any Transfer-Encoding but chunked"
+_PLAIN: Final = frozenset({"", "identity", "chunked"})
 
 
 def check_declared_body(request: web.BaseRequest, content_types: frozenset[str]) -> None:
@@ -24,7 +25,8 @@ def check_declared_body(request: web.BaseRequest, content_types: frozenset[str])
         TooLarge: its declared length is over the limit.
         ExpectationFailed: the client waits for something that we don't know.
     """
-    if request.headers.get("Content-Encoding", "identity").strip().lower() not in {"identity", ""}:
+    encodings = [*request.headers.getall("Content-Encoding", []), *request.headers.getall("Transfer-Encoding", [])]
+    if any(encoding.strip().lower() not in _PLAIN for encoding in encodings):
         raise UnsupportedMediaType(_ENCODED)
     if request.content_type not in content_types:
         raise UnsupportedMediaType(f"the Content-Type must be {' or '.join(sorted(content_types))}")

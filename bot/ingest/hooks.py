@@ -74,7 +74,7 @@ class HooksEndpoint:
             keys = source.dedupe_keys(request.headers, body)
             batches = [EventBatch(mapped.events, keys)] if mapped.events else []
             appended = await store_until(self._append, batches, deadline)
-        became = outcome(batches, appended, ignored=not mapped.events)
+        became = outcome(batches, appended, ignored=0 if mapped.events else 1)
         log.info("delivery_accepted", source=source.name, by=mapped.by, reason=mapped.reason or None, **became)
         return became
 

@@ -85,6 +85,8 @@ class IngestServer:
         self._events = EventsEndpoint(append, self._tokens, body_seconds)
         self._losses = Losses(append_gap or _log_gap)
         self._hooks = HooksEndpoint(append, self._losses, body_seconds)
+        sources = list(sources)
+        self._loses_deliveries = any(source.patience_s for source in sources)
         self._host = host
         self._asked_port = port
         self._health = health
@@ -106,7 +108,9 @@ class IngestServer:
     async def __aenter__(self) -> IngestServer:
         if not self._tokens:
             log.warning("no_ingest_tokens", effect="every POST /v1/events is refused", advice="set ingest.tokens")
-        runner = web.ServerRunner(_Listener(self._answer, self._idle_seconds), shutdown_timeout=_STOP_SECONDS)
+        runner = web.ServerRunner(
+            _Listener(self._answer, self._idle_seconds, self._note_turned_away), shutdown_timeout=_STOP_SECONDS
+        )
         await runner.setup()
         site = web.TCPSite(runner, self._host, self._asked_port)
         try:
@@ -149,6 +153,11 @@ class IngestServer:
             raise MethodNotAllowed(", ".join(methods))
         return route
 
+    def _note_turned_away(self) -> None:
+        log.info("connection_refused", limit=MAX_CONNECTIONS)
+        if self._loses_deliveries:
+            self._losses.note("(unknown)", "too_many_connections")
+
     async def _post_events(self, request: web.BaseRequest) -> web.Response:
         return _json(202, await self._events.post(request))
 
@@ -172,9 +181,15 @@ async def _log_gap(sentinel: PipelineEvent) -> int:
 class _Listener(web.Server):
     """aiohttp's server, with our connections in place of its own."""
 
-    def __init__(self, answer: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]], idle_seconds: float) -> None:
+    def __init__(
+        self,
+        answer: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]],
+        idle_seconds: float,
+        note_turned_away: Callable[[], None],
+    ) -> None:
         super().__init__(answer)
         self._idle_seconds = idle_seconds
+        self.note_turned_away = note_turned_away
 
     def __call__(self) -> web.RequestHandler:
         return _Connection(
@@ -204,8 +219,19 @@ class _Connection(web.RequestHandler):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
         if len(self._listener.connections) > MAX_CONNECTIONS:
-            log.info("connection_refused", limit=MAX_CONNECTIONS)
+            # Nobody knows what it would have said: perhaps what a sender never says again.
+            self._listener.note_turned_away()
             cast("asyncio.Transport", transport).abort()
+
+    def eof_received(self) -> bool:  # type: ignore[override]
+        """Let a client that closes its half when it has said all read the answer; then the connection is over."""
+        is_idle = self._waiter is not None and not self._waiter.done()
+        request = self._current_request
+        is_cut_off = request is not None and not request.content.is_eof()
+        if is_idle or is_cut_off:
+            return False
+        self.close()
+        return True
 
     def handle_error(
         self,

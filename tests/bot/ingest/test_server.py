@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import socket
 from contextlib import AsyncExitStack
@@ -11,8 +12,10 @@ from structlog.testing import capture_logs
 from bot.health import Health
 from bot.ingest import IngestServer, ListenFailed
 from bot.ingest import server as server_module
+from crdt import GAP_PIPELINE_EVENT, PipelineEvent
 from tests.bot.ingest.conftest import RecordingAppend
 from tests.bot.ingest.raw_http import TOKEN, connect, get, head, post
+from tests.bot.ingest.senders import source
 
 EVENT = {"story_id": "1", "from_stage": "a", "to_stage": "b", "pipeline_event": "Moved"}
 
@@ -154,6 +157,59 @@ async def test_connections_over_the_limit_are_turned_away(
         await first.send(head("/healthz", "GET"))
         assert (await first.answer()).status == 200
     assert caplog.records == []
+
+
+async def test_a_connection_turned_away_may_have_been_a_delivery_that_never_comes_again(
+    append: RecordingAppend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server_module, "MAX_CONNECTIONS", 1)
+    told: asyncio.Queue[PipelineEvent] = asyncio.Queue()
+
+    async def append_gap(sentinel: PipelineEvent) -> int:
+        await told.put(sentinel)
+        return 1
+
+    async with (
+        IngestServer(
+            append, [TOKEN], "127.0.0.1", 0, Health(), sources=[source("github")], append_gap=append_gap
+        ) as server,
+        connect(server.port) as first,
+    ):
+        await first.send(head("/healthz", "GET"))
+        assert (await first.answer()).status == 200
+        async with connect(server.port) as second:
+            with pytest.raises((ConnectionError, asyncio.IncompleteReadError)):
+                await second.send(head("/healthz", "GET"))
+                await second.answer()
+        async with asyncio.timeout(10):
+            assert (await told.get()).pipeline_event == GAP_PIPELINE_EVENT
+
+
+@pytest.mark.parametrize("sent", [b"", head(Content_Length="80") + b"{", head(Content_Length="2")])
+async def test_a_client_that_closes_its_half_too_early_is_let_go(
+    append: RecordingAppend, sent: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server_module, "_LINGER_SECONDS", 0.05)
+    async with (
+        IngestServer(append, [TOKEN], "127.0.0.1", 0, Health(), body_seconds=0.1) as server,
+        connect(server.port) as connection,
+    ):
+        await connection.send(sent)
+        connection.writer.write_eof()
+        assert b" 202 " not in await connection.closed()
+    assert append.calls == []
+
+
+async def test_a_client_that_closes_its_half_when_it_has_said_all_reads_the_answer(
+    server: IngestServer, append: RecordingAppend
+) -> None:
+    body = json.dumps(EVENT).encode()
+    async with connect(server.port) as connection:
+        await connection.send(head(Content_Length=str(len(body))) + body)
+        connection.writer.write_eof()
+        assert (await connection.answer()).status == 202
+        assert await connection.closed() == b""
+    assert len(append.calls) == 1
 
 
 async def test_without_tokens_nobody_may_post_and_the_start_says_so(append: RecordingAppend) -> None:
