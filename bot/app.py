@@ -215,7 +215,6 @@ class _Running:
             typing=only_while_open(client.typing, pace),
             on_queued=self._deliveries.wake,
             reached=pauses.reached,
-            budget=client.event_budget,
             personas={name: persona.instructions for name, persona in config.personas.items()},
             rooms={room_id: RoomSettings(room.persona, _keep(room.filter)) for room_id, room in config.rooms.items()},
             context_tokens=config.llm.context_tokens,

@@ -20,7 +20,7 @@ import structlog
 
 from bot import prompt, redactions, texts
 from bot.llm import Model, ModelFailed
-from bot.matrix import DELIVERY_ID_FIELD, PLAIN_EVENT_BUDGET, EventBudget, reply_contents
+from bot.matrix import DELIVERY_ID_FIELD, reply_contents
 from bot.policy import Details, NextTurn, next_turn
 from bot.trouble import Trouble
 from bot.typing_notice import Typing, typing_notice
@@ -96,15 +96,10 @@ class RoomSettings:
     keep: Keep | None = None
 
 
-async def _plain(_session_id: str) -> EventBudget:
-    """Where no room is encrypted."""
-    return PLAIN_EVENT_BUDGET
-
-
 @dataclass(frozen=True, slots=True)
 class Turns:
-    """Answers what waits in a room. `personas` maps names to instructions, `rooms` room ids to their settings; `budget`
-    tells how large an event of a room may be; `ended` hears what became of each turn.
+    """Answers what waits in a room. `personas` maps names to instructions, `rooms` room ids to their settings; `ended`
+    hears what became of each turn.
     """
 
     store: TurnStore
@@ -113,7 +108,6 @@ class Turns:
     on_queued: Callable[[], None]
     reached: Callable[[str], Awaitable[None]]
     personas: Mapping[str, str]
-    budget: Callable[[str], Awaitable[EventBudget]] = _plain
     rooms: Mapping[str, RoomSettings] = field(default_factory=dict)
     context_tokens: int = 8192
     ended: Callable[[TurnOutcome], None] = _unwatched
@@ -250,7 +244,6 @@ class Turns:
             reply_to=trigger.key,
             asker=trigger.sender,
             thread_root=Details.load(trigger.details).thread_root,
-            budget=await self.budget(turn.session_id),
             msgtype=_NOTICE if failed else _TEXT,
         )
         deliveries = [_delivery(turn, part, content) for part, content in enumerate(contents)]

@@ -35,17 +35,15 @@ from bot.matrix.model import (
     Undecryptable,
     Upgrade,
 )
-from bot.matrix.split import PLAIN_EVENT_BUDGET, EventBudget, reply_contents
+from bot.matrix.split import reply_contents
 
 __all__ = [
     "DELIVERY_ID_FIELD",
-    "PLAIN_EVENT_BUDGET",
     "Counts",
     "Credentials",
     "Edit",
     "EncryptedRoom",
     "EncryptionSettings",
-    "EventBudget",
     "Forbidden",
     "Identity",
     "Invite",

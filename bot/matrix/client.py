@@ -21,7 +21,6 @@ from bot.matrix.errors import (
 )
 from bot.matrix.model import Credentials, Identity, SyncBatch, TriedLogin
 from bot.matrix.rooms import Rooms
-from bot.matrix.split import ENCRYPTED_EVENT_BUDGET, PLAIN_EVENT_BUDGET, EventBudget
 from bot.matrix.sync import Sync
 from bot.matrix.wire import CLIENT_API, Wire
 
@@ -183,18 +182,6 @@ class MatrixClient:
     async def is_public(self, room_id: str) -> bool:
         """Whether strangers may join the room or read it. Raises `NotInRoom`."""
         return await send.is_public(self._wire, self._rooms, room_id)
-
-    async def is_encrypted(self, room_id: str) -> bool:
-        """Whether the room is end-to-end encrypted. Raises `NotInRoom`."""
-        return await send.is_encrypted(self._wire, self._rooms, self._encryption, room_id)
-
-    async def event_budget(self, room_id: str) -> EventBudget:
-        """How large the content of one event may be in the room: when in doubt, as if it were encrypted."""
-        try:
-            encrypted = await self.is_encrypted(room_id)
-        except MatrixError:
-            encrypted = True
-        return ENCRYPTED_EVENT_BUDGET if encrypted else PLAIN_EVENT_BUDGET
 
     @property
     def encryption_counts(self) -> Counts | None:

@@ -137,11 +137,6 @@ async def is_public(wire: Wire, rooms: Rooms, room_id: str) -> bool:
     )
 
 
-async def is_encrypted(wire: Wire, rooms: Rooms, encryption: Encryption | None, room_id: str) -> bool:
-    """Whether the room is end-to-end encrypted."""
-    return await encryption_rules(wire, rooms, encryption, room_id) is not None
-
-
 async def _state(wire: Wire, room_id: str, event_type: str) -> dict[str, Any] | None:
     """The content of a state event, or `None` if the room has none. Raises `NotInRoom`."""
     try:

@@ -11,7 +11,7 @@ import json
 import re
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Final, Literal, TypeAlias
 
 from bot.matrix.render import OPAQUE, Block, clean_reply, join_html, list_items, parse_blocks
@@ -20,40 +20,13 @@ JSON: TypeAlias = "str | int | float | bool | list[JSON] | dict[str, JSON] | Non
 Content: TypeAlias = dict[str, JSON]
 
 
-@dataclass(frozen=True, slots=True)
-class EventBudget:
-    """What one event's content may weigh.
+EVENT_BUDGET: Final = 43 * 1024
+"""Bytes of one event's content, as JSON without spaces, in any room.
 
-    `size` is in bytes of the content as JSON without spaces. With `ascii_json` every character beyond ASCII counts as
-    its `\\u` escape (6 bytes, 12 beyond the basic plane) instead of its UTF-8.
-    """
-
-    size: int
-    ascii_json: bool = False
-
-    def measure(self, value: JSON) -> int:
-        """Bytes of `value` as JSON."""
-        return len(json.dumps(value, ensure_ascii=self.ascii_json, separators=(",", ":")).encode())
-
-    def measure_text(self, text: str) -> int:
-        """Bytes of `text` inside a JSON string, its quotes not counted: additive over concatenation."""
-        return self.measure(text) - 2
-
-
-PLAIN_EVENT_BUDGET: Final = EventBudget(60 * 1024)
-"""Content of an unencrypted event.
-
-An event may have 65,536 bytes (client-server API, "Size limits"). Measured against Synapse with short ids: 64,940 of
-them are left for the content. From these go 2 KiB for fields added later, and 1,450 for an envelope with ids of 255
-bytes and ten previous events.
-"""
-
-ENCRYPTED_EVENT_BUDGET: Final = EventBudget(43 * 1024, ascii_json=True)
-"""Content of an event before Megolm, whose base64 makes 4 bytes of 3.
-
-Measured: 48,390 bytes of content are the most that fit. From these go 2 KiB for fields added later, 1,300 for ids of
-255 bytes in the envelope and the payload, and 500 for the copy of `m.relates_to` that stands outside. nio 0.26 escapes
-all that is not ASCII before it encrypts.
+An event may have 65,536 bytes (client-server API, "Size limits"). Encrypted, 4 bytes are made of 3: measured against
+Synapse with short ids, 48,390 bytes of content are the most that fit. From these go 2 KiB for fields added later, 1,300
+for ids of 255 bytes in the envelope and the payload, and 500 for the copy of `m.relates_to` that stands outside.
+A room that is not encrypted could take 60 KiB, but may be encrypted by the time that the event is sent.
 """
 
 _SMALLEST_ROOM: Final = 2048
@@ -79,7 +52,7 @@ def reply_contents(
     reply_to: str,
     asker: str | None,
     thread_root: str | None,
-    budget: EventBudget = PLAIN_EVENT_BUDGET,
+    budget: int = EVENT_BUDGET,
     msgtype: Literal["m.text", "m.notice"] = "m.text",
 ) -> list[Content]:
     """Make the contents of the events that carry a reply, in the order in which they are to be sent.
@@ -98,11 +71,9 @@ def reply_contents(
     def frame(*, first: bool) -> Content:
         return _frame(reply_to, asker if first else None, thread_root, msgtype, first=first)
 
-    room = _Room(budget, budget.size - max(budget.measure(_fill(frame(first=one), "", "")) for one in (True, False)))
-    if room.size < _SMALLEST_ROOM:
-        raise ValueError(
-            f"a budget of {budget.size} bytes leaves {room.size} for the text: raise it by {_SMALLEST_ROOM - room.size}"
-        )
+    room = budget - max(_measure(_fill(frame(first=one), "", "")) for one in (True, False))
+    if room < _SMALLEST_ROOM:
+        raise ValueError(f"a budget of {budget} bytes leaves {room} for the text: raise it by {_SMALLEST_ROOM - room}")
     parts = _pack(parse_blocks(text), room)
     return [_fill(frame(first=number == 0), *part) for number, part in enumerate(parts)]
 
@@ -133,26 +104,29 @@ def _fill(frame: Content, body: str, formatted: str | None) -> Content:
     return content
 
 
-@dataclass(frozen=True, slots=True)
-class _Room:
-    """The bytes of one event that text and HTML may share."""
-
-    budget: EventBudget
-    size: int
-
-    def weigh(self, block: Block) -> tuple[int, int]:
-        """Bytes of a block's text, with the newline that parts it from the next, and of its HTML."""
-        return self.budget.measure_text(block.text) + 2, self.budget.measure_text(block.html)
+def _measure(value: JSON) -> int:
+    """Bytes of `value` as JSON."""
+    return len(json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode())
 
 
-def _pack(blocks: Iterable[Block], room: _Room) -> Iterator[tuple[str, str | None]]:
+def _measure_text(text: str) -> int:
+    """Bytes of `text` inside a JSON string, its quotes not counted: additive over concatenation."""
+    return _measure(text) - 2
+
+
+def _weigh(block: Block) -> tuple[int, int]:
+    """Bytes of a block's text, with the newline that parts it from the next, and of its HTML."""
+    return _measure_text(block.text) + 2, _measure_text(block.html)
+
+
+def _pack(blocks: Iterable[Block], room: int) -> Iterator[tuple[str, str | None]]:
     """Fill one event after the other; yields body and HTML of each."""
     taken: list[Block] = []
     text_size = html_size = 0
     for block in _cut_to_fit(blocks, room):
-        more_text, more_html = room.weigh(block)
+        more_text, more_html = _weigh(block)
         rich = not (block.plain and all(one.plain for one in taken))
-        full = text_size + more_text + rich * (html_size + more_html) > room.size
+        full = text_size + more_text + rich * (html_size + more_html) > room
         if taken and (full or block.goes_on):
             yield from _close(taken)
             taken, text_size, html_size = [], 0, 0
@@ -168,18 +142,18 @@ def _close(blocks: Sequence[Block]) -> Iterator[tuple[str, str | None]]:
         yield body, join_html(blocks)
 
 
-def _cut_to_fit(blocks: Iterable[Block], room: _Room, depth: int = 0) -> Iterator[Block]:
+def _cut_to_fit(blocks: Iterable[Block], room: int, depth: int = 0) -> Iterator[Block]:
     """Yield blocks that each fit an event of their own. `depth` counts how often they were cut already."""
     for block in blocks:
-        text_size, html_size = room.weigh(block)
+        text_size, html_size = _weigh(block)
         weight = text_size if block.plain else text_size + html_size
-        if weight <= room.size:
+        if weight <= room:
             yield block
             continue
         # HTML grows with its text only roughly: aim a little low, and what is still too large is cut again.
-        limit = max(_SMALLEST_CUT, text_size * room.size // weight * 9 // 10)
+        limit = max(_SMALLEST_CUT, text_size * room // weight * 9 // 10)
         cut = _cut if depth < _DEEPEST_CUT else _cut_text
-        for number, text in enumerate(cut(block, _Limit(room.budget, limit))):
+        for number, text in enumerate(cut(block, limit)):
             yield from _cut_to_fit(_parse_piece(block, text, number), room, depth + 1)
 
 
@@ -193,27 +167,13 @@ def _parse_piece(block: Block, text: str, number: int) -> list[Block]:
     return [replace(first, goes_on=goes_on), *others]
 
 
-@dataclass(frozen=True, slots=True)
-class _Limit:
-    """How large the pieces of a block may be, in bytes of text as JSON."""
-
-    budget: EventBudget
-    size: int
-
-    def measure(self, text: str) -> int:
-        return self.budget.measure_text(text)
-
-    def less(self, size: int) -> _Limit:
-        return replace(self, size=self.size - size)
-
-
-def _cut(block: Block, limit: _Limit) -> list[str]:
+def _cut(block: Block, limit: int) -> list[str]:
     cut = _CUTS.get(block.kind)
     pieces = cut(block.text.strip("\n"), limit) if cut else None
     return pieces or _cut_text(block, limit)
 
 
-def _cut_fence(text: str, limit: _Limit) -> list[str] | None:
+def _cut_fence(text: str, limit: int) -> list[str] | None:
     opening, *lines = text.split("\n")
     match = _FENCE.match(opening)
     if match is None:
@@ -222,22 +182,22 @@ def _cut_fence(text: str, limit: _Limit) -> list[str] | None:
     if lines and re.fullmatch(rf" {{0,3}}{marker}{marker[0]}*[ \t]*", lines[-1]):
         lines.pop()
     closing = indent + marker
-    inside = limit.less(limit.measure(f"{opening}\n\n{closing}"))
-    if inside.size < limit.size // 2:
+    inside = limit - _measure_text(f"{opening}\n\n{closing}")
+    if inside < limit // 2:
         return None
     short = (piece for line in lines for piece in _cut_line(line, inside))
     return ["\n".join([opening, *group, closing]) for group in _group(short, inside)]
 
 
-def _cut_table(text: str, limit: _Limit) -> list[str] | None:
+def _cut_table(text: str, limit: int) -> list[str] | None:
     header, delimiter, *rows = text.split("\n")
-    inside = limit.less(limit.measure(f"{header}\n{delimiter}\n"))
-    if inside.size < limit.size // 2 or any(limit.measure(row) > inside.size for row in rows):
+    inside = limit - _measure_text(f"{header}\n{delimiter}\n")
+    if inside < limit // 2 or any(_measure_text(row) > inside for row in rows):
         return None
     return ["\n".join([header, delimiter, *group]) for group in _group(rows, inside)]
 
 
-def _cut_list(text: str, limit: _Limit) -> list[str] | None:
+def _cut_list(text: str, limit: int) -> list[str] | None:
     items = list_items(text)
     if len(items) > 1:
         return ["\n".join(group) for group in _group(items, limit)]
@@ -259,13 +219,13 @@ def _open_item(item: str) -> list[str] | None:
     return texts if len(texts) > 1 else None
 
 
-def _group(lines: Iterable[str], limit: _Limit) -> Iterator[list[str]]:
+def _group(lines: Iterable[str], limit: int) -> Iterator[list[str]]:
     """Put consecutive lines together while they fit; one that is too large stands alone."""
     group: list[str] = []
     size = 0
     for line in lines:
-        more = limit.measure(line) + 2
-        if group and size + more > limit.size:
+        more = _measure_text(line) + 2
+        if group and size + more > limit:
             yield group
             group, size = [], 0
         group.append(line)
@@ -274,11 +234,11 @@ def _group(lines: Iterable[str], limit: _Limit) -> Iterator[list[str]]:
         yield group
 
 
-def _cut_line(line: str, limit: _Limit) -> Iterator[str]:
+def _cut_line(line: str, limit: int) -> Iterator[str]:
     """Cut one line of code between characters; nothing of it is dropped."""
     start = 0
     while start < len(line):
-        end = start + _longest_prefix(line[start : start + limit.size], limit)
+        end = start + _longest_prefix(line[start : start + limit], limit)
         if end < len(line):
             end = _grapheme_border(line, start, end)
         yield line[start:end]
@@ -287,13 +247,13 @@ def _cut_line(line: str, limit: _Limit) -> Iterator[str]:
         yield line
 
 
-def _cut_text(block: Block, limit: _Limit) -> list[str]:
+def _cut_text(block: Block, limit: int) -> list[str]:
     """Cut at the best place in the second half of what fits. Newlines at a cut are dropped."""
     text = block.text
     pieces: list[str] = []
     start = 0
     while start < len(text):
-        window = text[start : start + limit.size]
+        window = text[start : start + limit]
         length = _longest_prefix(window, limit)
         if start + length < len(text):
             length = _best_break(window[:length]) or _grapheme_border(text, start, start + length) - start
@@ -318,14 +278,14 @@ def _best_break(window: str) -> int | None:
     return found + 1 if found > 0 else None
 
 
-def _longest_prefix(window: str, limit: _Limit) -> int:
-    """Code points of `window` that fit, at least one; a code point has at least a byte, so `limit.size` are enough."""
-    if limit.measure(window) <= limit.size:
+def _longest_prefix(window: str, limit: int) -> int:
+    """Code points of `window` that fit, at least one; a code point has at least a byte, so `limit` are enough."""
+    if _measure_text(window) <= limit:
         return len(window)
     low, high = 1, len(window)
     while high - low > 1:
         middle = (low + high) // 2
-        if limit.measure(window[:middle]) <= limit.size:
+        if _measure_text(window[:middle]) <= limit:
             low = middle
         else:
             high = middle
@@ -354,7 +314,7 @@ def _flag_letters_at_end(text: str) -> int:
     return len(text) - len(text.rstrip(_FLAG_LETTERS))
 
 
-_CUTS: Final[dict[str, Callable[[str, _Limit], list[str] | None]]] = {
+_CUTS: Final[dict[str, Callable[[str, int], list[str] | None]]] = {
     "fence": _cut_fence,
     "table": _cut_table,
     "bullet_list": _cut_list,

@@ -282,7 +282,8 @@ class Machine:
     def write(self, session: OutboundGroupSession, room_id: str, kind: str, content: Json) -> Json:
         """Encrypt an event's content."""
         session.mark_as_shared()
-        plaintext = json.dumps({"room_id": room_id, "type": kind, "content": content}, ensure_ascii=False)
+        event = {"room_id": room_id, "type": kind, "content": content}
+        plaintext = json.dumps(event, ensure_ascii=False, separators=(",", ":"))
         return {
             "algorithm": MEGOLM,
             "sender_key": self.identity[0],
