@@ -12,6 +12,7 @@ from nio.crypto import OlmDevice  # type: ignore[import-untyped]
 
 from bot.matrix.e2ee.json_signing import Json
 from bot.matrix.e2ee.machine import Machine
+from bot.matrix.e2ee.model import KeysLeft
 from bot.matrix.errors import KeysRefused, Refused
 from bot.matrix.wire import Wire
 
@@ -105,14 +106,14 @@ class Devices:
         """Send messages to devices, as they are: `{user: {device: content}}`."""
         await self._wire.put("sendToDevice", kind, uuid4().hex, body={"messages": messages})
 
-    async def upload(self, on_server: int | None) -> None:
-        """Give the server what it lacks of this device's keys. `on_server`: the one-time keys that it still has.
+    async def upload(self, left: KeysLeft | None) -> None:
+        """Give the server what it lacks of this device's keys. `left`: what it still has, as far as that is known.
 
         The keys are saved before they are sent: a key that is at the server but not in the vault would make whoever
         takes it unreadable. Raises `KeysRefused` where the server has others under the same names.
         """
         vault = self._machine.vault
-        body = await vault.run(self._machine.keys_to_upload, on_server, LOW_KEYS)
+        body = await vault.run(self._machine.keys_to_upload, left, LOW_KEYS)
         if body is None:
             return
         try:
@@ -122,7 +123,8 @@ class Devices:
                 raise KeysRefused(error.message) from error
             raise
         await vault.run(self._machine.uploaded)
-        log.info("keys_uploaded", one_time_keys=len(body["one_time_keys"]), device_keys="device_keys" in body)
+        counts = {name: len(body.get(name, ())) for name in ("one_time_keys", "fallback_keys")}
+        log.info("keys_uploaded", **counts, device_keys="device_keys" in body)
 
 
 def _object(value: object) -> dict[str, Any]:

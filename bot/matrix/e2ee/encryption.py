@@ -12,7 +12,7 @@ from bot.matrix.e2ee.identity import Identity as CrossSigning
 from bot.matrix.e2ee.json_signing import Json
 from bot.matrix.e2ee.machine import MEGOLM, Machine, Unreadable
 from bot.matrix.e2ee.members import Members
-from bot.matrix.e2ee.model import Counts, Encrypted, EncryptionSettings, Settings, ToDevice
+from bot.matrix.e2ee.model import Counts, Encrypted, EncryptionSettings, KeysLeft, Settings, ToDevice
 from bot.matrix.e2ee.pending import Pending
 from bot.matrix.e2ee.sharing import Sharing
 from bot.matrix.e2ee.vault import Vault
@@ -26,6 +26,7 @@ log = structlog.get_logger(__name__)
 GENERATION: Final = "matrix_key_store_generation"
 """The setting that counts the openings of the key file, as the file itself does: a file that is behind is a copy."""
 _LOST: Final = "lost"
+_KEY_KIND: Final = "signed_curve25519"
 
 
 class Encryption:
@@ -66,7 +67,7 @@ class Encryption:
         else:
             at_server = await self._seen_by_others(machine)
         try:
-            await self._upload_keys(0 if not machine.published else None)
+            await self._upload_keys(None if machine.published else KeysLeft(0, fallback=False))
         except KeysRefused as error:
             raise KeysLost(identity.device_id, error.reason) from error
         cross_signing = CrossSigning(self._wire, self._settings, machine, self._options.password)
@@ -130,11 +131,8 @@ class Encryption:
         for event in events:
             if event.kind.startswith("m.key.verification."):
                 await self._verify(event)
-        counts = answer.get("device_one_time_keys_count")
-        # A server leaves out a kind of which it has none.
-        on_server = counts.get("signed_curve25519", 0) if isinstance(counts, dict) else None
         try:
-            await self._upload_keys(on_server if isinstance(on_server, int) else None)
+            await self._upload_keys(_keys_left(answer))
             await self._devices.begin_sessions(set())
         except (Unreachable, RateLimited, Refused) as error:
             log.warning("keys_not_uploaded", reason=str(error))  # the next sync tells the count again
@@ -147,9 +145,9 @@ class Encryption:
         except Refused as error:
             log.warning("verification_failed", user=event.sender, reason=str(error))
 
-    async def _upload_keys(self, on_server: int | None) -> None:
+    async def _upload_keys(self, left: KeysLeft | None) -> None:
         try:
-            await self._devices.upload(on_server)
+            await self._devices.upload(left)
         except KeysRefused as error:
             await self._vault.run(self._vault.note, _LOST, error.reason)
             log.error("key_store_is_behind", device=self._machine.device_id, reason=error.reason)
@@ -270,6 +268,15 @@ def _to_device(event: object) -> ToDevice | None:
     if not isinstance(kind, str) or not isinstance(sender, str) or not isinstance(content, dict):
         return None
     return ToDevice(kind, sender, content)
+
+
+def _keys_left(answer: Json) -> KeysLeft | None:
+    """What a sync tells of this device's keys at the server; it leaves out a kind of which there are none."""
+    counts, unused = answer.get("device_one_time_keys_count"), answer.get("device_unused_fallback_key_types")
+    one_time = counts.get(_KEY_KIND, 0) if isinstance(counts, dict) else None
+    if not isinstance(one_time, int):
+        return None
+    return KeysLeft(one_time, fallback=not isinstance(unused, list) or _KEY_KIND in unused)
 
 
 def _object(value: object) -> dict[str, Any]:

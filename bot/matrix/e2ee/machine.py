@@ -18,7 +18,7 @@ from nio.crypto.olm_machine import Olm  # type: ignore[import-untyped]
 from unpaddedbase64 import decode_base64
 
 from bot.matrix.e2ee.json_signing import Json, is_signed
-from bot.matrix.e2ee.model import Encrypted, ToDevice
+from bot.matrix.e2ee.model import Encrypted, KeysLeft, ToDevice
 from bot.matrix.e2ee.vault import Vault
 
 log = structlog.get_logger(__name__)
@@ -294,19 +294,31 @@ class Machine:
 
     # --- own keys
 
-    def keys_to_upload(self, on_server: int | None, low: int) -> Json | None:
+    def keys_to_upload(self, left: KeysLeft | None, low: int) -> Json | None:
         """The body of a key upload, or `None` when nothing is needed. Saved before it is sent: see `devices`."""
         account = self.olm.account
-        waiting = len(account.one_time_keys["curve25519"])
-        if account.shared and waiting == 0 and (on_server is None or on_server >= low):
-            return None
-        if waiting == 0:
-            account.generate_one_time_keys(max(account.max_one_time_keys - (on_server or 0), 1))
-            self.olm.save_account()
-        body: Json = {"one_time_keys": dict(self._one_time_keys())}
+        if left is not None:
+            self._make_keys(left, low)
+        body: Json = {
+            "one_time_keys": dict(self._signed_keys(account.one_time_keys["curve25519"])),
+            "fallback_keys": dict(self._signed_keys(self._fallback_key(), fallback=True)),
+        }
         if not account.shared:
             body["device_keys"] = self.device_keys()
-        return body
+        return {name: keys for name, keys in body.items() if keys} or None
+
+    def _make_keys(self, left: KeysLeft, low: int) -> None:
+        account = self.olm.account
+        if left.one_time < low and not account.one_time_keys["curve25519"]:
+            account.generate_one_time_keys(max(account.max_one_time_keys - left.one_time, 1))
+            self.olm.save_account()
+        if not left.fallback and not self._fallback_key():
+            account._account.generate_fallback_key()
+            self.olm.save_account()
+
+    def _fallback_key(self) -> dict[str, str]:
+        """The fallback key that the server does not have yet; nio's account does not show it."""
+        return {key_id: key.to_base64() for key_id, key in self.olm.account._account.fallback_key.items()}
 
     def uploaded(self) -> None:
         """The server has taken what `keys_to_upload` gave."""
@@ -329,9 +341,10 @@ class Machine:
         }
         return keys | {"signatures": self._signatures(keys)}
 
-    def _one_time_keys(self) -> Iterator[tuple[str, Json]]:
-        for key_id, key in self.olm.account.one_time_keys["curve25519"].items():
-            yield f"signed_curve25519:{key_id}", {"key": key, "signatures": self._signatures({"key": key})}
+    def _signed_keys(self, keys: dict[str, str], **marks: bool) -> Iterator[tuple[str, Json]]:
+        for key_id, key in keys.items():
+            signed = {"key": key, **marks}
+            yield f"signed_curve25519:{key_id}", signed | {"signatures": self._signatures(signed)}
 
     def _signatures(self, value: Json) -> Json:
         return {self.user_id: {f"ed25519:{self.device_id}": self.sign(value)}}

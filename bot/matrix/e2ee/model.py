@@ -63,6 +63,18 @@ class SeenKeys:
 
 
 @dataclass(frozen=True, slots=True)
+class KeysLeft:
+    """What the server still has of this device's keys to begin sessions with.
+
+    `one_time` counts those that are given out once each; `fallback`: whether the one that is given out when there are
+    no others has not been yet.
+    """
+
+    one_time: int
+    fallback: bool
+
+
+@dataclass(frozen=True, slots=True)
 class ToDevice:
     """A message from one device to another, as a sync brings it."""
 

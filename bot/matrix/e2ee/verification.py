@@ -86,7 +86,12 @@ class Verifications:
                         log.info("verification_cancelled", user=event.sender, reason=str(event.content.get("code")))
         except _Cancelled as cancelled:
             await self._cancel(event, transaction_id, cancelled)
-        except (ValueError, KeyError, TypeError) as error:  # whatever stands in a content of somebody else's making
+        except (
+            ValueError,
+            KeyError,
+            TypeError,
+            RecursionError,
+        ) as error:  # whatever stands in a content of somebody else's making
             malformed = _Cancelled("m.invalid_message", f"malformed: {type(error).__name__}")
             await self._cancel(event, transaction_id, malformed)
 

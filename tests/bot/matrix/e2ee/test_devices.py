@@ -9,7 +9,7 @@ import aiohttp
 import vodozemac
 
 from bot.demo.homeserver import Homeserver
-from tests.bot.matrix.e2ee.conftest import Bot, PersonMaker
+from tests.bot.matrix.e2ee.conftest import Bot, PersonMaker, enter
 from tests.bot.matrix.e2ee.nio_person import NioPerson
 
 
@@ -69,23 +69,47 @@ async def test_no_nonsense_from_a_device_stops_anything(bot: Bot, alice: NioPers
     await bot.until_heard("still there?")
 
 
-async def test_a_pool_of_one_time_keys_that_was_drained_is_filled_again(
-    bot: Bot, alice: NioPerson, make_nio: PersonMaker
-) -> None:
+async def drain(alice: NioPerson, bot: Bot) -> None:
+    """Take the bot's one-time keys until the server has only the fallback key left."""
     assert bot.identity is not None
     claim = {"one_time_keys": {bot.user_id: {bot.identity.device_id: "signed_curve25519"}}}
-    taken = 0
-    while (await call(alice, "POST", "keys/claim", claim))["one_time_keys"].get(bot.user_id):
-        taken += 1
-    assert taken >= 50
+    taken: set[str] = set()
+    while True:
+        given = (await call(alice, "POST", "keys/claim", claim))["one_time_keys"][bot.user_id][bot.identity.device_id]
+        ((name, key),) = given.items()
+        if key.get("fallback"):
+            break
+        assert name not in taken
+        taken.add(name)
+    assert len(taken) >= 50
+
+
+async def left(bot: Bot) -> Any:
+    """What a sync tells of the bot's keys at the server."""
+    bot.sent += 1  # the same question would get the same answer for two minutes
+    answer = await bot.client._wire.get("sync", query={"timeout": str(bot.sent), "since": str(bot.since)})
+    return answer["device_one_time_keys_count"]["signed_curve25519"], answer["device_unused_fallback_key_types"]
+
+
+async def test_a_pool_of_one_time_keys_that_was_drained_is_filled_again(bot: Bot, alice: NioPerson) -> None:
+    await drain(alice, bot)
+    assert await left(bot) == (0, [])
     await bot.sync()
-    bob = await make_nio("bob")
-    room = await bob.create_room(bot.user_id)
-    while not bot.batches or room not in bot.batches[-1].joined:
-        await bot.sync(500)
-    await bob.until_member(room, bot.user_id)
-    await bob.say(room, "a key for me?")
-    await bot.until_heard("a key for me?")
+    assert await left(bot) == (50, ["signed_curve25519"])
+
+
+async def test_whoever_comes_while_the_pool_is_drained_and_the_bot_down_is_read(
+    bot: Bot, alice: NioPerson, make_nio: PersonMaker
+) -> None:
+    people = [await make_nio("bob"), await make_nio("carol")]
+    rooms = [await enter(bot, each) for each in people]
+    await bot.stop()
+    await drain(alice, bot)
+    for person, room in zip(people, rooms, strict=True):
+        await person.say(room, f"a key for {person.user_id}?")
+    await bot.start()
+    for person in people:
+        await bot.until_heard(f"a key for {person.user_id}?")
 
 
 async def test_a_session_that_is_broken_is_mended(bot: Bot, alice: NioPerson, room: str, synapse: Homeserver) -> None:

@@ -14,6 +14,7 @@ from structlog.testing import capture_logs
 
 from bot.matrix import KeysLost, PickleKeyWrong
 from bot.matrix.e2ee.json_signing import is_signed
+from bot.matrix.e2ee.model import KeysLeft
 from tests.bot.matrix.e2ee.conftest import Bot, enter
 from tests.bot.matrix.e2ee.nio_person import NioPerson
 from tests.bot.matrix.test_client import revoke
@@ -106,7 +107,7 @@ async def test_a_store_whose_keys_the_server_refuses_is_given_up(bot: Bot, alice
     shutil.copy(file, file.with_suffix(".copy"))
     settings, former = dict(bot.settings.values), bot.identity
     await bot.start()
-    await bot.encryption._devices.upload(0)
+    await bot.encryption._devices.upload(KeysLeft(0, fallback=True))
     await bot.stop()
     file.with_suffix(".copy").replace(file)
     bot.settings.values = settings
