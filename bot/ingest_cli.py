@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from bot.ingest.mapping import Mapped
 
 URL, TOKEN = "MUSHER_URL", "MUSHER_TOKEN"
+_PATH: Final = "/v1/events"
 ATTEMPTS: Final = 5
 _WAIT_S: Final = 1.0
 """Before the second attempt; twice as long before each further one."""
@@ -73,6 +74,7 @@ def add_test_arguments(parser: argparse.ArgumentParser) -> None:
 def test_delivery(arguments: argparse.Namespace) -> int:
     """Show what a delivery would become: the events, the rule that matched, or why there are none. Stores nothing."""
     from bot.config import load_config
+    from bot.ingest.body import check_size
     from bot.ingest.refusals import Refusal
     from bot.ingest.strict_json import parse_json
 
@@ -80,6 +82,7 @@ def test_delivery(arguments: argparse.Namespace) -> int:
     headers = _headers(arguments.header)
     body = sys.stdin.buffer.read() if arguments.file == "-" else Path(arguments.file).read_bytes()
     try:
+        check_size(len(body))
         content = parse_json(body)
         mapped = source.map(headers, content)
     except Refusal as refusal:
@@ -120,6 +123,8 @@ def _print_mapped(source: Source, event_name: str, mapped: Mapped) -> None:
     )
     if not mapped.events:
         print(f"ignored by {mapped.by}: {mapped.reason}")
+        if not event_name:
+            print("a sender that names the event in a header needs that header, like --header 'X-GitHub-Event: issues'")
         return
     print(f"matched by {mapped.by}:")
     for event in mapped.events:
@@ -128,25 +133,40 @@ def _print_mapped(source: Source, event_name: str, mapped: Mapped) -> None:
 
 def post_event(arguments: argparse.Namespace) -> int:
     """Post one event to a running service, again while it may help; the event's id makes it count once."""
-    url = arguments.url or os.environ.get(URL) or ""
+    url = _address(arguments.url or os.environ.get(URL) or "")
     token = arguments.token or os.environ.get(TOKEN) or ""
-    if not url.startswith(("http://", "https://")):
-        raise UnusableArgument(f"the service's address is missing: set {URL}=http://127.0.0.1:8080, or give --url")
     if not token:
         raise UnusableArgument(f"the token is missing: set {TOKEN} to one of ingest.tokens")
     if not (token.isascii() and token.isprintable()):
         raise UnusableArgument("the token holds characters that no HTTP header can carry")
     event = {
-        "id": arguments.id or str(uuid.uuid4()),
+        # An empty one is a variable that was not set: as a new id, it would make each repetition an event of its own.
+        "id": str(uuid.uuid4()) if arguments.id is None else arguments.id,
         "story_id": arguments.story,
         "from_stage": arguments.from_stage,
         "to_stage": arguments.to_stage,
         "pipeline_event": arguments.event,
     }
-    outcome = _deliver(f"{url.rstrip('/')}/v1/events", token, event)
+    outcome = _deliver(f"{url.removesuffix(_PATH)}{_PATH}", token, event)
     seq = outcome.get("first_seq")
     print(f"event {seq} is in the log" if seq is not None else "an event with this id is in the log already")
     return 0
+
+
+def _address(given: str) -> str:
+    from pydantic import TypeAdapter, ValidationError
+
+    from bot.config.values import HttpUrl
+
+    if not given:
+        raise UnusableArgument(f"the service's address is missing: set {URL}=http://127.0.0.1:8080, or give --url")
+    try:
+        return TypeAdapter(HttpUrl).validate_python(given)
+    except ValidationError as error:
+        problem = error.errors()[0]["msg"]
+        raise UnusableArgument(
+            f"the service's address {problem}: it must be like http://127.0.0.1:8080 (in {URL} or --url)"
+        ) from None
 
 
 def _deliver(

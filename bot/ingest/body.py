@@ -17,6 +17,16 @@ _ENCODED: Final = "the body must come as it is: leave out Content-Encoding, and 
 _PLAIN: Final = frozenset({"", "identity", "chunked"})
 
 
+def check_size(length: int) -> None:
+    """Bound the bytes of a body.
+
+    Raises:
+        TooLarge: there are more than `MAX_BODY_BYTES`.
+    """
+    if length > MAX_BODY_BYTES:
+        raise TooLarge(f"the body is larger than {MAX_BODY_BYTES} bytes: send the events in several requests")
+
+
 def check_declared_body(request: web.BaseRequest, content_types: frozenset[str]) -> None:
     """Refuse by its headers a body that would be refused when it is here.
 
@@ -32,8 +42,7 @@ def check_declared_body(request: web.BaseRequest, content_types: frozenset[str])
         raise UnsupportedMediaType(f"the Content-Type must be {' or '.join(sorted(content_types))}")
     if (request.charset or "utf-8").lower() not in {"utf-8", "utf8"}:
         raise UnsupportedMediaType("the charset must be utf-8")
-    if (request.content_length or 0) > MAX_BODY_BYTES:
-        raise _too_large()
+    check_size(request.content_length or 0)
     if request.headers.get("Expect", "100-continue").strip().lower() != "100-continue":
         raise ExpectationFailed
 
@@ -67,10 +76,5 @@ async def _read_bounded(request: web.BaseRequest) -> bytes:
     body = bytearray()
     async for chunk in request.content.iter_any():
         body += chunk
-        if len(body) > MAX_BODY_BYTES:
-            raise _too_large()
+        check_size(len(body))
     return bytes(body)
-
-
-def _too_large() -> TooLarge:
-    return TooLarge(f"the body is larger than {MAX_BODY_BYTES} bytes: send the events in several requests")

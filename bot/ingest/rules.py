@@ -97,7 +97,7 @@ def _apply(rule: _Rule, facts: Mapping[str, object]) -> PipelineEvent | Ignored:
         try:
             values[field] = _text(expression.search(facts))
         except JMESPathError as error:
-            return Ignored(f"its {field} fails: {str(error).splitlines()[0]}")
+            return Ignored(f"its {field} fails: {str(error).splitlines()[0].rstrip(' ,:')}")
         except _Useless as error:
             return Ignored(f"its {field} gives {error}, not a string")
     return PipelineEvent(**values)

@@ -14,6 +14,7 @@ import structlog
 from bot import cli, ingest_cli
 from bot.health import Health
 from bot.ingest import IngestServer
+from bot.ingest.body import MAX_BODY_BYTES
 from crdt import Store
 
 CONFIG = """
@@ -67,6 +68,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "config.toml").write_text(CONFIG)
     (tmp_path / "pull.json").write_text(json.dumps(PULL))
     (tmp_path / "build.json").write_text('{"id": 7, "result": "green"}')
+    (tmp_path / "big.json").write_bytes(b" " * (MAX_BODY_BYTES + 1))
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -96,6 +98,12 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ),
         (["build.json", "--source", "mine"], 0, ["ignored by the rules: none of 2 rules matches"]),
         (["config.toml", "--source", "gh"], 1, ["refused with 400 malformed: the body is not JSON"]),
+        (["big.json", "--source", "gh"], 1, ["refused with 413 too_large: the body is larger than 1048576 bytes"]),
+        (
+            ["pull.json", "--source", "gh"],
+            0,
+            ["a sender that names the event in a header needs that header, like --header"],
+        ),
         (["build.json", "--source", "nope"], 2, ["--source nope: the configuration has no such source"]),
         (["build.json", "--source", "gh", "--header", "nonsense"], 2, ["it must be like 'X-GitHub-Event: issues'"]),
         (["absent.json", "--source", "gh"], 1, ["absent.json: No such file or directory"]),
@@ -128,13 +136,15 @@ async def test_an_event_from_a_shell_is_in_the_log_once(
     store: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     async with IngestServer(store.append_batches, ["right"], "127.0.0.1", 0, Health()) as server:
-        monkeypatch.setenv("MUSHER_URL", f"http://127.0.0.1:{server.port}/")
+        monkeypatch.setenv("MUSHER_URL", f"http://127.0.0.1:{server.port}/v1/events")
         monkeypatch.setenv("MUSHER_TOKEN", "right")
         assert await asyncio.to_thread(event("--id", "run-7")) == 0
         assert capsys.readouterr().out == "event 1 is in the log\n"
         assert await asyncio.to_thread(event("--id", "run-7")) == 0
         assert capsys.readouterr().out == "an event with this id is in the log already\n"
         assert await asyncio.to_thread(event()) == 0
+        assert await asyncio.to_thread(event("--id", "", "--url", f"http://127.0.0.1:{server.port}/")) == 1
+        assert "answered 422: id must have 1 to 200 characters" in capsys.readouterr().err
         assert await asyncio.to_thread(event("--token", "wrong")) == 1
         assert "answered 401: this needs the header" in capsys.readouterr().err
         assert await asyncio.to_thread(event("--event", "two\nlines")) == 1
@@ -148,14 +158,20 @@ async def test_an_event_from_a_shell_is_in_the_log_once(
     ("arguments", "says"),
     [
         ([], "set MUSHER_URL"),
-        (["--url", "127.0.0.1:8080"], "set MUSHER_URL"),
+        (["--url", "127.0.0.1:8080"], "is not an http or https URL: it must be like http://127.0.0.1:8080"),
+        (["--url", "http://"], "is not an http or https URL"),
+        (["--url", "http://[::1"], "is not a URL (Invalid IPv6 URL)"),
+        (["--url", "http://127.0.0.1:99999"], "is not a URL (Port out of range"),
+        (["--url", "http://me:hunter2@127.0.0.1"], "has more than a scheme, a host, a port and a path"),
         (["--url", "http://127.0.0.1:1"], "set MUSHER_TOKEN"),
         (["--url", "http://127.0.0.1:1", "--token", "a\nb"], "no HTTP header can carry"),
     ],
 )
 def test_what_is_missing_is_named(capsys: pytest.CaptureFixture[str], arguments: list[str], says: str) -> None:
     assert event(*arguments)() == 2
-    assert says in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert says in said
+    assert "hunter2" not in said
 
 
 @pytest.mark.usefixtures("folder")
