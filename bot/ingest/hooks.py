@@ -49,21 +49,24 @@ class HooksEndpoint:
         Raises:
             Refusal: nothing was stored.
         """
+        came = asyncio.get_running_loop().time()
         try:
-            return await self._take(source, request)
+            return await self._take(source, request, came + source.patience_s)
         except Refusal as refusal:
             reason = refusal.reason if isinstance(refusal, Unproven) else refusal.message
             log.info("delivery_refused", source=source.name, code=refusal.code, status=refusal.status, reason=reason)
-            if isinstance(refusal, Unavailable) and source.patience_s:
-                self._losses.note(source.name, refusal.code)
+            if isinstance(refusal, Unavailable):
+                self._note_loss(source, refusal.code, came)
             raise
         except Exception as error:  # Whatever it was: a sender that never comes back has lost its delivery by it.
-            if source.patience_s:
-                self._losses.note(source.name, type(error).__name__)
+            self._note_loss(source, type(error).__name__, came)
             raise
 
-    async def _take(self, source: Source, request: web.BaseRequest) -> dict[str, object]:
-        deadline = asyncio.get_running_loop().time() + source.patience_s
+    def _note_loss(self, source: Source, reason: str, came: float) -> None:
+        if source.patience_s:
+            self._losses.note(source.name, reason, asyncio.get_running_loop().time() - came)
+
+    async def _take(self, source: Source, request: web.BaseRequest, deadline: float) -> dict[str, object]:
         _refuse_forms(request)
         check_declared_body(request, _CONTENT_TYPES)
         source.check_headers(request.headers, self._clock())

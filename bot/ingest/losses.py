@@ -74,12 +74,14 @@ class Losses:
             lost = self._lost
             log.error("losses_unrecorded", count=lost.count, first=_stamp(lost.first), last=_stamp(lost.last))
 
-    def note(self, source: str, reason: str) -> None:
-        """Note that a delivery of `source` is lost, now."""
+    def note(self, source: str, reason: str, waited_s: float = 0.0) -> None:
+        """Note that a delivery of `source`, which came `waited_s` ago, is lost."""
         log.error("delivery_lost", source=source, reason=reason)
         now = self._clock()
+        came = now - timedelta(seconds=waited_s)
         if self._lost is None:
-            self._lost = _Lost(now, now, 0)
+            self._lost = _Lost(came, now, 0)
+        self._lost.first = min(self._lost.first, came)
         self._lost.last = now
         self._lost.count += 1
         self._noted.set()

@@ -61,6 +61,14 @@ async def test_a_loss_becomes_a_gap_between_utc_times() -> None:
     assert log.taken == [PipelineEvent("", "2026-01-31T09:30:00Z", "2026-01-31T09:30:00Z", GAP_PIPELINE_EVENT)]
 
 
+async def test_the_gap_begins_when_the_delivery_came() -> None:
+    log = Log()
+    async with losses(log) as noting:
+        noting.note("gh", "storage_full", waited_s=8.0)
+        await log.until(lambda: bool(log.taken))
+    assert (log.taken[0].from_stage[-9:], log.taken[0].to_stage[-9:]) == ("09:29:52Z", "09:30:00Z")
+
+
 async def test_losses_while_the_log_takes_nothing_are_one_gap_as_soon_as_it_does() -> None:
     log = Log()
     log.full = True
