@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import time
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from bot.health import Health
 from bot.ingest import IngestServer
 from crdt import Store
 from tests.bot.ingest.raw_http import TOKEN, post
+from tests.bot.ingest.senders import deliver, github, source
 
 
 def event(story_id: str, **more: str) -> dict[str, Any]:
@@ -51,3 +56,28 @@ async def test_senders_at_the_same_time_share_one_run_of_seqs(tmp_path: Path) ->
         assert {answer.status for answer in answers} == {202}
         assert sorted(answer.json["first_seq"] for answer in answers) == list(range(1, 80, 2))
         assert [one.event_seq for one in await store.read_events()] == list(range(1, 81))
+
+
+async def test_a_delivery_is_known_again_after_a_restart_and_for_ninety_days(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    body = json.dumps({"action": "opened", "issue": {"number": 5}, "repository": {"full_name": "octo/hello"}}).encode()
+    now = time.time_ns() // 1_000_000
+
+    async def duplicates_after(days: int, headers: dict[str, str]) -> int:
+        monkeypatch.setattr("crdt.store._now_ms", lambda: now + days * 86_400_000)
+        async with (
+            Store.open(tmp_path / "musher.db") as store,
+            IngestServer(store.append_batches, [], "127.0.0.1", 0, Health(), sources=[source("github")]) as server,
+        ):
+            await store.housekeep()
+            answer = await deliver(server.port, "github", body, headers)
+            duplicates: int = answer.json["duplicates"]
+            return duplicates
+
+    first = github("issues", body)
+    assert await duplicates_after(0, first) == 0
+    assert await duplicates_after(0, first) == 1
+    assert await duplicates_after(89, first) == 1
+    assert await duplicates_after(89, github("issues", body)) == 1  # captured, and sent again under another id
+    assert await duplicates_after(91, first) == 0
