@@ -12,7 +12,7 @@ from textwrap import dedent
 from typing import Any
 
 import pytest
-import yaml
+import yaml  # type: ignore[import-untyped]
 
 from bot.health import Health
 from bot.ingest import IngestServer
