@@ -84,8 +84,10 @@ def _update(payload: Payload, stage: str) -> tuple[str, str] | None:
 
 def _label_move(payload: Payload) -> tuple[str, str] | None:
     """Give the labels that went and those that came, which is how boards move."""
+    # Dictionaries keep the order of a list, and know in no time whether they hold a name.
     before, after = (
-        [label.text("title") for label in payload.each(f"changes.labels.{when}")] for when in ("previous", "current")
+        dict.fromkeys(label.text("title") for label in payload.each(f"changes.labels.{when}"))
+        for when in ("previous", "current")
     )
     gone, come = [name for name in before if name not in after], [name for name in after if name not in before]
     return (", ".join(gone), ", ".join(come)) if gone or come else None

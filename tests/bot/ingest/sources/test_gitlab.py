@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pytest
@@ -77,6 +78,14 @@ BOARD = {"labels": {"previous": labels("bug", "flow::doing"), "current": labels(
 )
 def test_the_preset_tells_stories_and_stages(payload: dict[str, Any], told: tuple[str, str, str, str]) -> None:
     assert moves(GL, PROJECT | payload) == told
+
+
+def test_twenty_thousand_labels_do_not_hold_up_the_others() -> None:
+    before, after = ([{"title": f"{name}{n}"} for n in range(20_000)] for name in ("a", "b"))
+    changes = {"labels": {"previous": before, "current": after}}
+    began = time.process_time()
+    assert moves(GL, PROJECT | attributes("issue", changes, action="update"))[0] == "ship/hull#4"
+    assert time.process_time() - began < 2
 
 
 @pytest.mark.parametrize(
