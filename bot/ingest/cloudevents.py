@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import binascii
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from hashlib import sha256
@@ -30,6 +31,9 @@ BATCH: Final = "application/cloudevents-batch+json"
 _PREFIX: Final = "ce-"
 _REQUIRED: Final = ("specversion", "id", "source", "type")
 _VERSION: Final = "1.0"
+# A quoted string of RFC 9110, section 5.6.4.
+_QUOTED: Final = re.compile(r'"(?:[^"\\]|\\.)*"')
+_ESCAPED: Final = re.compile(r"\\(.)")
 _MAX_ATTRIBUTE: Final = 2_000
 """Longest attribute, in code points: far over any id in use, so that none has to be cut."""
 
@@ -117,9 +121,12 @@ def parse_batch(body: bytes) -> list[EventBatch]:
 
 
 def _header_text(name: str, value: str) -> str:
-    """Undo the percent-encoding of the HTTP binding (section 3.1.3.2)."""
+    """Undo the quoting and the percent-encoding of the HTTP binding (section 3.1.3.2)."""
+    text = value.strip()
+    if _QUOTED.fullmatch(text):
+        text = _ESCAPED.sub(r"\1", text[1:-1])
     try:
-        return unquote(value.strip(), errors="strict")
+        return unquote(text, errors="strict")
     except UnicodeDecodeError:
         raise _WrongAttribute(name, "is not percent-encoded UTF-8") from None
 

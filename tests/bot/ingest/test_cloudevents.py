@@ -111,8 +111,11 @@ async def test_an_id_of_the_data_is_a_second_name_of_the_event(server: IngestSer
     assert again.json["duplicates"] == 1
 
 
-async def test_headers_in_binary_mode_are_percent_encoded(server: IngestServer) -> None:
+async def test_headers_in_binary_mode_are_percent_encoded_and_may_be_quoted(server: IngestServer) -> None:
     assert (await send(server.port, "binary", event("caf%C3%A9"))).json["accepted"] == 1
     assert (await send(server.port, "structured", event("café"))).json["duplicates"] == 1
+    assert (await send(server.port, "binary", event('"caf%C3%A9"'))).json["duplicates"] == 1
+    assert (await send(server.port, "binary", event('"say \\"%22hi\\""'))).json["accepted"] == 1
+    assert (await send(server.port, "structured", event('say ""hi"'))).json["duplicates"] == 1
     answer = await send(server.port, "binary", event("%ff"))
     assert (answer.status, answer.error["field"]) == (400, "ce-id")
