@@ -21,7 +21,7 @@ class RoomState:
     history_visibility: str = "shared"
     own_name: str | None = None
     encryption: dict[str, Any] = field(default_factory=dict)
-    """The content of `m.room.encryption`: the algorithm, and when keys are to be changed."""
+    """The newest content of `m.room.encryption`: the algorithm, and when keys are to be changed."""
 
     replacement: str | None = None
     """The room that replaces this one, by the word of `replaced_by`."""
@@ -41,8 +41,7 @@ class RoomState:
         kind = event.get("type")
         if kind == "m.room.encryption" and key == "":
             self.encrypted = True  # it can't be taken back, whatever a later event says (client-server API, 11.12.1.1)
-            if isinstance(content.get("algorithm"), str) or not self.encryption:
-                self.encryption = content
+            self.encryption = content
         elif kind == "m.room.tombstone" and key == "":
             self.replacement = _text(content.get("replacement_room")) or None
             self.replaced_by = _text(event.get("sender")) or None

@@ -58,21 +58,20 @@ async def send(
 async def encryption_rules(
     wire: Wire, rooms: Rooms, encryption: Encryption | None, room_id: str
 ) -> dict[str, Any] | None:
-    """The content of the room's `m.room.encryption`, or `None` only if the room surely has none.
+    """How the room is encrypted (the content of `m.room.encryption`), or `None` only if it surely is not.
 
     What syncs have told may be a moment old: somebody may have just encrypted the room, or the bot have just joined it.
     So "unencrypted" is never taken from memory when something could be encrypted: the homeserver is asked.
     """
-    known = rooms.get(room_id)
-    if known is not None and (known.encrypted or encryption is None):
-        return known.encryption if known.encrypted else None
-    rules = await _state(wire, room_id, "m.room.encryption")
     if encryption is None:
-        return rules
-    if rules is not None:
-        await encryption.remember_encrypted(room_id)
-        return rules
-    return {} if encryption.is_known_encrypted(room_id) else None
+        known = rooms.get(room_id)
+        if known is not None:
+            return known.encryption if known.encrypted else None
+        return await _state(wire, room_id, "m.room.encryption")
+    rules = encryption.rules_of(room_id)
+    if rules is None and (found := await _state(wire, room_id, "m.room.encryption")) is not None:
+        rules = await encryption.remember_rules(room_id, found)
+    return rules
 
 
 async def typing(wire: Wire, room_id: str, on: bool, timeout_ms: int) -> None:

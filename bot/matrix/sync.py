@@ -177,14 +177,15 @@ class Sync:
         return events[arrival:]
 
     async def _learn(self, room_id: str, state: RoomState, events: Events) -> None:
-        was_encrypted = state.encrypted
         for event in events:
+            was_encrypted, rules = state.encrypted, state.encryption
             state.apply(event, self._wire.user_id)
-        if state.encrypted and not was_encrypted:
-            if self._encryption is None:
+            if state.encryption is rules:
+                continue
+            if self._encryption is not None:
+                await self._encryption.remember_rules(room_id, state.encryption)
+            elif not was_encrypted:
                 log.warning("room_is_encrypted", room=room_id)
-            else:
-                await self._encryption.remember_encrypted(room_id)
 
     def _reader(self, room_id: str) -> Reader:
         return Reader(room_id, self._wire.user_id, self._rooms.enter(room_id).own_name)

@@ -164,13 +164,13 @@ class Encryption:
         """The room's members may have changed."""
         self._members.changed(room_id)
 
-    async def remember_encrypted(self, room_id: str) -> None:
-        """A room is encrypted; it is so for ever."""
-        await self._vault.run(self._machine.remember_encrypted, room_id)
+    async def remember_rules(self, room_id: str, rules: Json) -> Json:
+        """A room has this `m.room.encryption`; returns how the room is to be encrypted, now and for ever."""
+        return await self._vault.run(self._machine.remember_rules, room_id, rules)
 
-    def is_known_encrypted(self, room_id: str) -> bool:
-        """Whether the room was ever seen to be encrypted, in this process or before."""
-        return room_id in self._machine.encrypted_rooms
+    def rules_of(self, room_id: str) -> Json | None:
+        """How a room is encrypted that was ever seen to be, in this process or before."""
+        return self._machine.rules.get(room_id)
 
     async def read(self, room_id: str, source: Json) -> Json | None:
         """Decrypt an event of a room. `None` if it can't be: then it is kept, if it matters, and its key asked for."""

@@ -25,6 +25,7 @@ log = structlog.get_logger(__name__)
 
 OLM: Final = "m.olm.v1.curve25519-aes-sha2"
 MEGOLM: Final = "m.megolm.v1.aes-sha2"
+_RULES: Final = ("algorithm", "rotation_period_ms", "rotation_period_msgs")
 _ROTATION_MS: Final = (3_600_000, 7 * 24 * 3_600_000)
 _ROTATION_MESSAGES: Final = (1, 10_000)
 """What a room may ask for: not so often that every message costs a new key for everybody."""
@@ -54,7 +55,8 @@ class Machine:
         self.user_id = user_id
         self.device_id = device_id
         self.olm = _Olm(user_id, device_id, vault.store)
-        self.encrypted_rooms: set[str] = set(vault.store.load_encrypted_rooms())
+        rooms = vault.sql("SELECT room_id, rules FROM musher_rooms")
+        self.rules: dict[str, Json] = {room_id: json.loads(rules) for room_id, rules in rooms}
 
     @property
     def identity(self) -> tuple[str, str]:
@@ -259,11 +261,20 @@ class Machine:
             content.setdefault("m.relates_to", relation)
         return {**event.source, "type": payload.get("type"), "content": content}
 
-    def remember_encrypted(self, room_id: str) -> None:
-        """A room that was once encrypted is so for ever, whatever the server says later."""
-        if room_id not in self.encrypted_rooms:
-            self.encrypted_rooms.add(room_id)
-            self.olm.store.save_encrypted_rooms([room_id])
+    def remember_rules(self, room_id: str, rules: Json) -> Json:
+        """Keep how a room is encrypted, and return how it is to be.
+
+        A room that was once encrypted is so for ever, and as it was: what the server, or somebody with power in the
+        room, puts in the place of an algorithm that is known is passed over, as clients do.
+        """
+        known = self.rules.get(room_id)
+        if known is not None and known.get("algorithm") == MEGOLM != rules.get("algorithm"):
+            return known
+        kept = {name: rules[name] for name in _RULES if isinstance(rules.get(name), str | int)}
+        if kept != known:
+            self.rules[room_id] = kept
+            self.vault.sql("INSERT OR REPLACE INTO musher_rooms VALUES (?, ?)", room_id, json.dumps(kept))
+        return kept
 
     def outbound(self, room_id: str, rotation_ms: object, rotation_messages: object) -> OutboundGroupSession:
         """The key that the bot writes with in a room, made anew when it has done its time."""

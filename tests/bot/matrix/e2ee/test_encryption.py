@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from bot.demo.homeserver import Homeserver
-from bot.matrix import Unreachable, reply_contents
+from bot.matrix import UnknownEncryption, Unreachable, reply_contents
 from bot.matrix.model import DELIVERY_ID_FIELD
 from tests.bot.matrix.e2ee.conftest import Bot, PersonMaker, enter
 from tests.bot.matrix.e2ee.nio_person import ALGORITHM, NioPerson
@@ -93,6 +93,22 @@ async def test_a_room_is_written_to_encrypted_right_after_joining_and_after_a_st
     }
 
 
+@pytest.mark.parametrize("junk", [{}, {"algorithm": "rot13"}, {"algorithm": ["m.megolm.v1.aes-sha2"]}], ids=str)
+async def test_a_room_stays_encrypted_as_it_was_whatever_is_put_there_later(
+    bot: Bot, alice: NioPerson, room: str, junk: dict[str, Any]
+) -> None:
+    await alice.client.room_put_state(room, "m.room.encryption", junk)
+    await bot.sync()
+    await bot.say(room, "secret")
+    await alice.until_heard("secret")
+    await bot.start()
+    await bot.say(room, "secret without a sync")
+    await bot.sync()
+    await bot.say(room, "secret after a sync")
+    await alice.until_heard("secret after a sync")
+    assert "secret" not in json.dumps(await alice.history(room))
+
+
 async def test_a_room_stays_encrypted_even_if_the_server_says_otherwise(
     bot: Bot, alice: NioPerson, room: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -102,8 +118,24 @@ async def test_a_room_stays_encrypted_even_if_the_server_says_otherwise(
         return None
 
     monkeypatch.setattr("bot.matrix.send._state", nothing)
-    with pytest.raises(Exception, match="nothing was sent"):
-        await bot.say(room, "secret")
+    await bot.say(room, "secret")
+    await alice.until_heard("secret")
+    assert "secret" not in json.dumps(await alice.history(room))
+
+
+async def test_nothing_is_sent_into_a_room_that_is_encrypted_in_an_unknown_way_until_that_is_put_right(
+    bot: Bot, alice: NioPerson
+) -> None:
+    room = await enter(bot, alice, encrypted=False)
+    await alice.client.room_put_state(room, "m.room.encryption", {"algorithm": "rot13"})
+    for _ in range(2):
+        with pytest.raises(UnknownEncryption, match="rot13"):
+            await bot.say(room, "secret")
+        await bot.sync()
+    await alice.client.room_put_state(room, "m.room.encryption", ALGORITHM)
+    await bot.sync()
+    await bot.say(room, "secret")
+    await alice.until_heard("secret")
     assert "secret" not in json.dumps(await alice.history(room))
 
 
@@ -153,15 +185,18 @@ async def test_whoever_has_left_gets_a_new_key_no_more(
     assert (await alice.until_heard("for Alice")).session_id != first.session_id
 
 
-async def test_the_key_is_changed_as_often_as_the_room_asks(bot: Bot, alice: NioPerson) -> None:
-    room = await alice.create_room(bot.user_id, encrypted=False, power_level_override={"events": {}})
-    await alice.client.room_put_state(room, "m.room.encryption", ALGORITHM | {"rotation_period_msgs": 2})
+@pytest.mark.parametrize(("asked", "keys"), [(2, 3), (1, 5), (0, 5), (-1, 5), ("2", 1), (True, 1), (None, 1)])
+async def test_the_key_is_changed_as_often_as_the_room_asks(
+    bot: Bot, alice: NioPerson, asked: object, keys: int
+) -> None:
+    room = await alice.create_room(bot.user_id, encrypted=False)
+    await alice.client.room_put_state(room, "m.room.encryption", ALGORITHM | {"rotation_period_msgs": asked})
     await bot.client.join(room)
     for number in range(5):
         await bot.say(room, str(number))
     await alice.until_heard("4")
-    sessions = [each.session_id for each in alice.heard]
-    assert sessions[0] == sessions[1] != sessions[2] == sessions[3] != sessions[4]
+    assert [each.body for each in alice.heard] == [str(number) for number in range(5)]
+    assert len({each.session_id for each in alice.heard}) == keys
 
 
 async def test_a_message_with_the_key_of_somebody_else_is_not_believed(
