@@ -24,7 +24,7 @@ from bot.intake import PATIENCE_S, STALE_AFTER_S, Intake
 from bot.invitations import Invitations
 from bot.lanes import Lanes
 from bot.llm import ModelFailed, Provider
-from bot.matrix import MatrixClient, RateLimited, Unreachable
+from bot.matrix import KeysUnavailable, MatrixClient, RateLimited, Unreachable
 from bot.metrics import MeasuredModel, Metrics
 from bot.pace import Pace
 from bot.pause import PausePoints
@@ -122,6 +122,8 @@ async def _prepare(config: Config, model: Provider, login: _Login) -> None:
     await _check_model(config, model)
     try:
         await login.log_in()
+    except KeysUnavailable:
+        raise
     except (Unreachable, RateLimited) as error:
         raise HomeserverUnusable(error) from error
 

@@ -17,7 +17,7 @@ from typing import Any, Final, Literal, Protocol
 
 import structlog
 
-from bot.matrix import LoggedOut, MatrixError, RateLimited, Unreachable
+from bot.matrix import KeysDamaged, LoggedOut, MatrixError, RateLimited, Unreachable
 from bot.pace import Pace, RoomPauses
 from bot.trouble import Trouble
 from crdt import Delivery, StoreUnavailable
@@ -145,6 +145,8 @@ class Deliveries:
         except (RateLimited, LoggedOut) as error:
             self._pace.failed(error)
             return
+        except KeysDamaged:  # the next start makes new keys, and sends this then
+            raise
         except MatrixError as error:
             self._answered(delivery.session_id)
             log.warning("delivery_refused", session=delivery.session_id, reason=str(error))

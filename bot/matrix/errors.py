@@ -1,6 +1,7 @@
 """What can go wrong between Musher and its homeserver, one class per state of the world.
 
-`Unreachable` and `RateLimited` pass by themselves: try again later. All others last until somebody does something.
+`Unreachable` (also `KeysUnavailable`) and `RateLimited` pass by themselves: try again later. All others last until
+somebody does something.
 """
 
 from __future__ import annotations
@@ -159,6 +160,27 @@ class KeysRefused(MatrixError):
     def __init__(self, reason: str) -> None:
         self.reason = reason
         super().__init__(f"the homeserver refused the device's keys: {reason}; Musher makes a new device")
+
+
+class KeysUnavailable(Unreachable):
+    """The key file can't be read or written now: the disk is full, or the file is not the service's to write."""
+
+    def __init__(self, path: str, problem: str) -> None:
+        super().__init__(path, problem)
+        self.args = (
+            f"the key file {path} can't be used: {problem}; make room on its disk, and let the user that runs Musher "
+            "write to it and to its folder",
+        )
+
+
+class KeysDamaged(MatrixError):
+    """The key file is not what was written there."""
+
+    def __init__(self, path: str, problem: str) -> None:
+        self.problem = problem
+        super().__init__(
+            f"the key file {path} is damaged: {problem}; start Musher again with matrix.password for a new device"
+        )
 
 
 class PickleKeyWrong(MatrixError):

@@ -13,7 +13,17 @@ from structlog.testing import capture_logs
 
 from bot import deliver, pace
 from bot.deliver import MAX_PARALLEL_SENDS, Deliveries
-from bot.matrix import EncryptedRoom, Forbidden, LoggedOut, MatrixError, NotInRoom, RateLimited, Refused, Unreachable
+from bot.matrix import (
+    EncryptedRoom,
+    Forbidden,
+    KeysDamaged,
+    LoggedOut,
+    MatrixError,
+    NotInRoom,
+    RateLimited,
+    Refused,
+    Unreachable,
+)
 from bot.pace import Pace
 from crdt import Delivery, Store
 from tests.bot.edge import ROOM, Disk, Homeserver, eventually, nowhere, until
@@ -180,6 +190,15 @@ async def test_what_is_refused_for_good_is_dropped_and_the_next_is_sent(post: Po
     assert len(post.homeserver.requests) == 2
     assert post.homeserver.texts() == ["two"]
     assert [line["reason"] for line in logs if line["event"] == "delivery_refused"] == [str(refusal)]
+
+
+async def test_nothing_is_dropped_when_the_key_file_is_damaged(post: Post) -> None:
+    await post.queue("a")
+    post.homeserver.fail(ROOM, KeysDamaged("keys", "malformed"))
+    with pytest.raises(ExceptionGroup) as failed:
+        await post.deliveries.run()
+    assert failed.group_contains(KeysDamaged)
+    assert not await post.is_empty()
 
 
 async def test_a_room_that_fails_holds_up_no_other(post: Post) -> None:

@@ -113,7 +113,7 @@ class Devices:
         takes it unreadable. Raises `KeysRefused` where the server has others under the same names.
         """
         vault = self._machine.vault
-        body = await vault.run(self._machine.keys_to_upload, left, LOW_KEYS)
+        body = await vault.run(self._machine.own.keys_to_upload, left, LOW_KEYS)
         if body is None:
             return
         try:
@@ -122,7 +122,7 @@ class Devices:
             if "already exists" in error.message:
                 raise KeysRefused(error.message) from error
             raise
-        await vault.run(self._machine.uploaded)
+        await vault.run(self._machine.own.uploaded)
         counts = {name: len(body.get(name, ())) for name in ("one_time_keys", "fallback_keys")}
         log.info("keys_uploaded", **counts, device_keys="device_keys" in body)
 

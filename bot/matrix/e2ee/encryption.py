@@ -10,14 +10,15 @@ import structlog
 from bot.matrix.e2ee.devices import Devices
 from bot.matrix.e2ee.identity import Identity as CrossSigning
 from bot.matrix.e2ee.json_signing import Json
-from bot.matrix.e2ee.machine import MEGOLM, Machine, Unreadable
+from bot.matrix.e2ee.machine import Machine, Unreadable
 from bot.matrix.e2ee.members import Members
 from bot.matrix.e2ee.model import Counts, Encrypted, EncryptionSettings, KeysLeft, Settings, ToDevice
+from bot.matrix.e2ee.own_keys import MEGOLM
 from bot.matrix.e2ee.pending import Pending
 from bot.matrix.e2ee.sharing import Sharing
 from bot.matrix.e2ee.vault import Vault
 from bot.matrix.e2ee.verification import Verifications
-from bot.matrix.errors import KeysLost, KeysRefused, LoggedOut, RateLimited, Refused, Unreachable
+from bot.matrix.errors import KeysDamaged, KeysLost, KeysRefused, LoggedOut, RateLimited, Refused, Unreachable
 from bot.matrix.model import Identity, Undecryptable
 from bot.matrix.wire import Wire
 
@@ -60,14 +61,13 @@ class Encryption:
         """
         machine = self._opened_machine
         if machine is None or machine.device_id != identity.device_id:
-            await self._vault.run(self._vault.open, identity.user_id, identity.device_id)
-            machine = await self._vault.run(Machine, self._vault, identity.user_id, identity.device_id)
+            machine = await self._load(identity)
             at_server = await self._seen_by_others(machine)
             self._take_up(machine)
         else:
             at_server = await self._seen_by_others(machine)
         try:
-            await self._upload_keys(None if machine.published else KeysLeft(0, fallback=False))
+            await self._upload_keys(None if machine.own.published else KeysLeft(0, fallback=False))
         except KeysRefused as error:
             raise KeysLost(identity.device_id, error.reason) from error
         cross_signing = CrossSigning(self._wire, self._settings, machine, self._options.password)
@@ -76,6 +76,13 @@ class Encryption:
         except Refused as error:
             log.error("device_not_cross_signed", device=identity.device_id, reason=str(error))
         self._verifications = Verifications(machine, self._devices, self._options.admins, cross_signing.master_key)
+
+    async def _load(self, identity: Identity) -> Machine:
+        try:
+            await self._vault.run(self._vault.open, identity.user_id, identity.device_id)
+            return await self._vault.run(Machine, self._vault, identity.user_id, identity.device_id)
+        except KeysDamaged as error:
+            raise KeysLost(identity.device_id, f"the key file is damaged: {error.problem}") from error
 
     def _take_up(self, machine: Machine) -> None:
         self._opened_machine = machine
@@ -100,10 +107,10 @@ class Encryption:
         if found < expected:
             problem = "the key file is gone" if found == 0 else "the key file is an older copy of itself"
             raise KeysLost(machine.device_id, problem)
-        if listed and _object(listed.get("keys")).get(f"ed25519:{machine.device_id}") != machine.identity[1]:
+        if listed and _object(listed.get("keys")).get(f"ed25519:{machine.device_id}") != machine.own.identity[1]:
             raise KeysLost(machine.device_id, "the homeserver shows other keys than those in the key file")
         if not listed:
-            await self._vault.run(machine.forget_upload)
+            await self._vault.run(machine.own.forget_upload)
         await self._vault.run(self._vault.note, "generation", str(found + 1))
         await self._settings.write_settings({name: str(found + 1)})
 

@@ -156,11 +156,11 @@ class Identity:
     async def _sign_device(self, seeds: Seeds) -> None:
         """Sign the device with the identity, and the identity with the device (some clients look for that too)."""
         device_id = self._machine.device_id
-        device = await self._machine.vault.run(self._machine.device_keys)
+        device = await self._machine.vault.run(self._machine.own.device_keys)
         name = f"ed25519:{public_key(seeds.self_signing)}"
         device["signatures"][self._user_id][name] = sign(seeds.self_signing, device)
         master = seeds.public(self._user_id)["master_key"]
-        by_device = await self._machine.vault.run(self._machine.sign, dict(master))
+        by_device = await self._machine.vault.run(self._machine.own.sign, dict(master))
         master["signatures"] = {self._user_id: {f"ed25519:{device_id}": by_device}}
         body = {self._user_id: {device_id: device, public_key(seeds.master): master}}
         answer = await self._wire.post("keys", "signatures", "upload", body=body)

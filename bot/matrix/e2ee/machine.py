@@ -7,7 +7,6 @@ forwarded key, when keys are uploaded, with whom they are shared) is decided her
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any, Final
 
@@ -15,16 +14,16 @@ import structlog
 import vodozemac
 from nio.crypto import InboundGroupSession, OlmDevice, OutboundGroupSession  # type: ignore[import-untyped]
 from nio.crypto.olm_machine import Olm  # type: ignore[import-untyped]
+from peewee import DatabaseError  # type: ignore[import-untyped]
 from unpaddedbase64 import decode_base64
 
 from bot.matrix.e2ee.json_signing import Json, is_signed
-from bot.matrix.e2ee.model import Encrypted, KeysLeft, ToDevice
+from bot.matrix.e2ee.model import Encrypted, ToDevice
+from bot.matrix.e2ee.own_keys import MEGOLM, OLM, OwnKeys
 from bot.matrix.e2ee.vault import Vault
 
 log = structlog.get_logger(__name__)
 
-OLM: Final = "m.olm.v1.curve25519-aes-sha2"
-MEGOLM: Final = "m.megolm.v1.aes-sha2"
 _RULES: Final = ("algorithm", "rotation_period_ms", "rotation_period_msgs")
 _ROTATION_MS: Final = (3_600_000, 7 * 24 * 3_600_000)
 _ROTATION_MESSAGES: Final = (1, 10_000)
@@ -54,20 +53,13 @@ class Machine:
         self.vault = vault
         self.user_id = user_id
         self.device_id = device_id
-        self.olm = _Olm(user_id, device_id, vault.store)
+        try:
+            self.olm = _Olm(user_id, device_id, vault.store)
+        except ValueError as error:  # of a key that can't be decrypted, though the account's could be
+            raise DatabaseError(str(error)) from error
+        self.own = OwnKeys(self.olm)
         rooms = vault.sql("SELECT room_id, rules FROM musher_rooms")
         self.rules: dict[str, Json] = {room_id: json.loads(rules) for room_id, rules in rooms}
-
-    @property
-    def identity(self) -> tuple[str, str]:
-        """The device's own public keys: curve25519 and ed25519."""
-        keys = self.olm.account.identity_keys
-        return keys["curve25519"], keys["ed25519"]
-
-    @property
-    def published(self) -> bool:
-        """Whether the server knows this device's keys."""
-        return bool(self.olm.account.shared)
 
     # --- devices
 
@@ -153,11 +145,22 @@ class Machine:
 
         A device can send anything. Whatever that does must not stop the sync: it would come again, for ever.
         """
+        try:
+            return self._open_all(events)
+        except DatabaseError:
+            # None of it is in the file, and it comes again: it must be as new to the ratchets as to the file.
+            self.olm.account = self.vault.store.load_account()
+            self.olm.load()
+            raise
+
+    def _open_all(self, events: list[ToDevice]) -> list[Json]:
         opened = []
         with self.vault.atomic():
             for event in events:
                 try:
                     payload = self._open(event)
+                except DatabaseError:
+                    raise
                 except Exception as error:  # the ratchets and their parsers raise what they like
                     log.warning("device_message_passed_over", sender=event.sender, problem=type(error).__name__)
                     self._unwedge(event)
@@ -172,7 +175,7 @@ class Machine:
         content = event.content
         if content.get("algorithm") != OLM:
             return None
-        for_us = content["ciphertext"][self.identity[0]]
+        for_us = content["ciphertext"][self.own.identity[0]]
         if for_us["type"] == 0:
             message: Any = vodozemac.PreKeyMessage.from_base64(for_us["body"])
         else:
@@ -297,73 +300,11 @@ class Machine:
         plaintext = json.dumps(event, ensure_ascii=False, separators=(",", ":"))
         return {
             "algorithm": MEGOLM,
-            "sender_key": self.identity[0],
+            "sender_key": self.own.identity[0],
             "ciphertext": session.encrypt(plaintext),
             "session_id": session.id,
             "device_id": self.device_id,
         }
-
-    # --- own keys
-
-    def keys_to_upload(self, left: KeysLeft | None, low: int) -> Json | None:
-        """The body of a key upload, or `None` when nothing is needed. Saved before it is sent: see `devices`."""
-        account = self.olm.account
-        if left is not None:
-            self._make_keys(left, low)
-        body: Json = {
-            "one_time_keys": dict(self._signed_keys(account.one_time_keys["curve25519"])),
-            "fallback_keys": dict(self._signed_keys(self._fallback_key(), fallback=True)),
-        }
-        if not account.shared:
-            body["device_keys"] = self.device_keys()
-        return {name: keys for name, keys in body.items() if keys} or None
-
-    def _make_keys(self, left: KeysLeft, low: int) -> None:
-        account = self.olm.account
-        if left.one_time < low and not account.one_time_keys["curve25519"]:
-            account.generate_one_time_keys(max(account.max_one_time_keys - left.one_time, 1))
-            self.olm.save_account()
-        if not left.fallback and not self._fallback_key():
-            account._account.generate_fallback_key()
-            self.olm.save_account()
-
-    def _fallback_key(self) -> dict[str, str]:
-        """The fallback key that the server does not have yet; nio's account does not show it."""
-        return {key_id: key.to_base64() for key_id, key in self.olm.account._account.fallback_key.items()}
-
-    def uploaded(self) -> None:
-        """The server has taken what `keys_to_upload` gave."""
-        self.olm.account.shared = True
-        self.olm.mark_keys_as_published()
-        self.olm.save_account()
-
-    def forget_upload(self) -> None:
-        """The server does not know this device's keys (any more)."""
-        self.olm.account.shared = False
-
-    def device_keys(self) -> Json:
-        """What others see of this device, signed by itself."""
-        curve25519, ed25519 = self.identity
-        keys: Json = {
-            "algorithms": [OLM, MEGOLM],
-            "device_id": self.device_id,
-            "user_id": self.user_id,
-            "keys": {f"curve25519:{self.device_id}": curve25519, f"ed25519:{self.device_id}": ed25519},
-        }
-        return keys | {"signatures": self._signatures(keys)}
-
-    def _signed_keys(self, keys: dict[str, str], **marks: bool) -> Iterator[tuple[str, Json]]:
-        for key_id, key in keys.items():
-            signed = {"key": key, **marks}
-            yield f"signed_curve25519:{key_id}", signed | {"signatures": self._signatures(signed)}
-
-    def _signatures(self, value: Json) -> Json:
-        return {self.user_id: {f"ed25519:{self.device_id}": self.sign(value)}}
-
-    def sign(self, value: Json) -> str:
-        """Sign with the device's own key."""
-        signature: str = self.olm.sign_json(value)
-        return signature
 
 
 def _device_keys(user_id: str, device_id: str, payload: object) -> dict[str, str] | None:

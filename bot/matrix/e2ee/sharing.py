@@ -15,8 +15,9 @@ from nio.crypto import OutboundGroupSession  # type: ignore[import-untyped]
 
 from bot.matrix.e2ee.devices import Devices
 from bot.matrix.e2ee.json_signing import Json
-from bot.matrix.e2ee.machine import MEGOLM, Machine
+from bot.matrix.e2ee.machine import Machine
 from bot.matrix.e2ee.members import Members
+from bot.matrix.e2ee.own_keys import MEGOLM
 from bot.matrix.errors import UnknownEncryption
 from bot.matrix.model import DELIVERY_ID_FIELD
 

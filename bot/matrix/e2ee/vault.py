@@ -17,8 +17,9 @@ from urllib.parse import quote
 
 import structlog
 from nio.store import SqliteStore  # type: ignore[import-untyped]
+from peewee import DatabaseError, OperationalError  # type: ignore[import-untyped]
 
-from bot.matrix.errors import PickleKeyWrong
+from bot.matrix.errors import KeysDamaged, KeysUnavailable, PickleKeyWrong
 
 log = structlog.get_logger(__name__)
 
@@ -44,11 +45,20 @@ class Vault:
         self._given_key = pickle_key
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="keys")
         self._opened: list[Any] = []
+        self._path = beside
         self.store: Any = None
 
     async def run(self, work: Callable[[Unpack[Args]], T], *args: *Args) -> T:
-        """Run `work` on the vault's thread, to its end even if the caller is cancelled meanwhile."""
-        return await asyncio.shield(asyncio.get_running_loop().run_in_executor(self._thread, work, *args))
+        """Run `work` on the vault's thread, to its end even if the caller is cancelled meanwhile.
+
+        Raises `KeysUnavailable` and `KeysDamaged`.
+        """
+        try:
+            return await asyncio.shield(asyncio.get_running_loop().run_in_executor(self._thread, work, *args))
+        except (OperationalError, OSError) as error:
+            raise KeysUnavailable(str(self._path), str(error)) from error
+        except DatabaseError as error:
+            raise KeysDamaged(str(self._path), str(error)) from error
 
     async def close(self) -> None:
         """Close the files and end the thread."""
@@ -58,13 +68,16 @@ class Vault:
     # --- on the thread only
 
     def open(self, user_id: str, device_id: str) -> None:
-        """Open the file of a device, and make it if there is none. Raises `PickleKeyWrong`."""
+        """Open the file of a device, and make it if there is none. Raises `PickleKeyWrong`, and SQLite's errors."""
         # A file that was open before stays so: a send under way may still be writing to it.
-        path = self.file(device_id)
+        self._path = path = self.file(device_id)
         os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
         path.chmod(0o600)
         self.store = SqliteStore(user_id, device_id, str(path.parent), self.pickle_key(), path.name)
         self._opened.append(self.store)
+        ((sound,),) = self.sql("PRAGMA quick_check(1)")
+        if sound != "ok":
+            raise DatabaseError(sound)
         for table in _TABLES:
             self.sql(table)
         try:

@@ -193,7 +193,7 @@ class Verifications:
 
     def _vouched_for(self) -> Iterator[tuple[str, str]]:
         """The bot's own keys that the other side is to trust."""
-        yield f"ed25519:{self._machine.device_id}", self._machine.identity[1]
+        yield f"ed25519:{self._machine.device_id}", self._machine.own.identity[1]
         if self._master_key is not None:
             yield f"ed25519:{self._master_key}", self._master_key
 

@@ -31,7 +31,7 @@ async def send_to_device(alice: NioPerson, bot: Bot, content: dict[str, Any], ki
 
 def unknown_pre_key_message(bot: Bot) -> dict[str, Any]:
     """An Olm message that begins a session with a one-time key that the bot never had."""
-    curve25519, _ = bot.encryption._machine.identity
+    curve25519, _ = bot.encryption._machine.own.identity
     account = vodozemac.Account()
     session = account.create_outbound_session(
         vodozemac.Curve25519PublicKey.from_base64(curve25519), vodozemac.Curve25519SecretKey().public_key()
@@ -53,7 +53,7 @@ async def test_a_message_with_an_unknown_one_time_key_stops_nothing(bot: Bot, al
 
 
 async def test_no_nonsense_from_a_device_stops_anything(bot: Bot, alice: NioPerson, room: str) -> None:
-    curve25519, _ = bot.encryption._machine.identity
+    curve25519, _ = bot.encryption._machine.own.identity
     olm = "m.olm.v1.curve25519-aes-sha2"
     for content in (
         {},

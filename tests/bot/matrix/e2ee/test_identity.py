@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import shutil
+import sqlite3
 import stat
 from collections.abc import Awaitable, Callable
+from contextlib import closing
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import aiohttp
 import pytest
 from structlog.testing import capture_logs
 
-from bot.matrix import KeysLost, PickleKeyWrong
+from bot.matrix import KeysLost, KeysUnavailable, PickleKeyWrong
 from bot.matrix.e2ee.json_signing import is_signed
 from bot.matrix.e2ee.model import KeysLeft
 from tests.bot.matrix.e2ee.conftest import Bot, enter
@@ -182,3 +185,54 @@ async def test_a_configured_pickle_key_leaves_no_key_on_the_disk(
     room = await enter(bot, alice)
     await bot.say(room, "hello")
     await alice.until_heard("hello")
+
+
+def _cut(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:-5000])
+
+
+def _cut_to_nothing(file: Path) -> None:
+    file.write_bytes(b"")
+
+
+def _overwrite(file: Path) -> None:
+    file.write_bytes(b"no database at all " * 1000)
+
+
+def _alter_a_session(file: Path) -> None:
+    with closing(sqlite3.connect(file)) as database, database:
+        assert database.execute("UPDATE olmsessions SET session = 'AAAA'").rowcount
+
+
+@pytest.mark.parametrize("damage", [_cut, _cut_to_nothing, _overwrite, _alter_a_session])
+async def test_a_damaged_key_store_leads_to_a_new_device_of_the_same_identity(
+    bot: Bot, alice: NioPerson, room: str, damage: Callable[[Path], None]
+) -> None:
+    await alice.say(room, "one")
+    await bot.until_heard("one")
+    before, former = identity_of(await seen_by(alice, bot.user_id), bot.user_id), bot.identity
+    await bot.stop()
+    damage(*bot.key_files())
+    with capture_logs() as logs:
+        assert await bot.start() != former
+    assert "key_store_lost" in [line["event"] for line in logs]
+    seen = await seen_by(alice, bot.user_id)
+    assert_signed(seen, bot)
+    assert identity_of(seen, bot.user_id) == before
+    await alice.until(lambda: bot.identity and bot.identity.device_id in alice.client.device_store[bot.user_id])
+    await alice.say(room, "two")
+    await bot.until_heard("two")
+
+
+async def test_a_key_store_that_can_not_be_written_for_a_while_loses_no_key(
+    bot: Bot, alice: NioPerson, room: str
+) -> None:
+    await bot.encryption._vault.run(bot.encryption._vault.sql, "PRAGMA query_only = ON")
+    await alice.say(room, "one")
+    with pytest.raises(KeysUnavailable, match="can't be used: attempt to write a readonly database"):
+        await bot.sync(500)
+    await bot.encryption._vault.run(bot.encryption._vault.sql, "PRAGMA query_only = OFF")
+    await bot.until_heard("one")
+    await bot.start()
+    await alice.say(room, "two")
+    await bot.until_heard("two")
