@@ -16,7 +16,7 @@ from pycrdt import Array, Doc, TransactionEvent
 from benchmarks.figure import Figure, Round, milliseconds, ratio
 from benchmarks.stores import event, fill
 from crdt import Store
-from crdt.event_log import decode_event, encode_event
+from crdt.log_entries import decode_event, encode_event
 
 PEER = "pycrdt-store 0.1.5"
 LOADED = 100_000

@@ -2,6 +2,7 @@
 
 Rules for whoever changes this:
 - A transaction is one function that runs whole in the writer's thread. Nothing is awaited inside it.
+- A commit is two crossings and no task: the thread is handed the whole batch, and hands the loop its outcomes.
 - All callers that wait at the same moment share one commit; each has a savepoint of its own, so that one caller's
   error undoes only that caller's rows.
 - A commit is acknowledged after SQLite has synced it (WAL + FULL). When a commit fails, the file decides: it is
@@ -14,15 +15,17 @@ import asyncio
 import os
 import sqlite3
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, TypeVar
 
 import aiosqlite
 import structlog
 
 from crdt import opening, schema
 from crdt.errors import CrdtError, StoreClosed, StoreDamaged, StoreFull, StoreUnavailable
+from crdt.gathering import Gathering
 from crdt.opening import BeginAnew
 from crdt.owner import OwnerLock, Witness, read_witness
 from crdt.state import State, count_commit
@@ -46,11 +49,15 @@ class _Connection(aiosqlite.Connection):
         result: T = await self._execute(lambda: unit(self._conn))  # type: ignore[no-untyped-call]
         return result
 
+    def post(self, work: Callable[[sqlite3.Connection], None]) -> None:
+        """Have a function run in the connection's thread; it tells its outcome itself."""
+        self._tx.put_nowait((None, partial(work, self._conn)))
+
 
 @dataclass(slots=True)
-class _Waiting(Generic[T]):
-    unit: Unit[T]
-    done: asyncio.Future[T]
+class _Waiting:
+    unit: Unit[Any]
+    settle: Callable[[Any], None]
 
 
 class Database:
@@ -65,8 +72,8 @@ class Database:
         self._lock = lock
         self._writer: _Connection | None = writer
         self._reader = reader
-        self._queue: list[_Waiting[Any]] = []
-        self._committer: asyncio.Task[None] | None = None
+        self._units = Gathering(self._begin)
+        self._recovery: asyncio.Task[None] | None = None
         self._closed = False
 
     async def write(self, unit: Unit[T]) -> T:
@@ -76,13 +83,18 @@ class Database:
             StoreFull, StoreUnavailable: the commit failed; nothing of the unit is stored.
             Exception: whatever `unit` raised; its rows are undone, others' are not.
         """
+        done: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        self.submit(unit, partial(_resolve, done))
+        return await done
+
+    def submit(self, unit: Unit[Any], settle: Callable[[Any], None], *, gathered: bool = False) -> None:
+        """Do as `write` does for somebody who does not wait: `settle` is given the result, or the exception.
+
+        `gathered` says that the unit holds the work of all who asked at this moment.
+        """
         if self._closed:
             raise StoreClosed(str(self.path))
-        done: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        self._queue.append(_Waiting(unit, done))
-        if self._committer is None:
-            self._committer = asyncio.create_task(self._commit_all(), name="group-commit")
-        return await done
+        self._units.add(_Waiting(unit, settle), gathered=gathered)
 
     async def read(self, query: Unit[T]) -> T:
         """Run a query on the reader's connection; it sees what is committed and never waits for the writer."""
@@ -107,55 +119,87 @@ class Database:
             return
         self._closed = True
         try:
-            if self._committer is not None:
-                await self._committer
+            await self._units.until_idle()
             await self._reader.close()
             if self._writer is not None:
                 await self._writer.close()
         finally:
             self._lock.release()
 
-    async def _commit_all(self) -> None:
-        try:
-            while self._queue:
-                batch, self._queue = self._queue[:MAX_UNITS], self._queue[MAX_UNITS:]
-                try:
-                    outcomes, self.failure = await self._commit(batch), None
-                except Exception as error:  # whatever it is, each caller hears of it; none waits for ever
-                    outcomes, self.failure = [error] * len(batch), str(error)
-                for waiting, outcome in zip(batch, outcomes, strict=True):
-                    _resolve(waiting.done, outcome)
-        finally:
-            self._committer = None
-
-    async def _commit(self, batch: list[_Waiting[Any]]) -> list[Any]:
-        """Commit a batch; each outcome is what the unit returned, or the exception that it raised."""
+    def _begin(self, units: list[_Waiting]) -> None:
+        batch = units[:MAX_UNITS]
+        del units[:MAX_UNITS]
         if self._writer is None:
-            self.commits = await self._reopen()
-        assert self._writer is not None
-        outcomes: list[Any] = []
-        try:
-            committed = await self._writer.run(lambda connection: self._transact(connection, batch, outcomes))
-        except sqlite3.Error as error:
-            stored = await self._reopen()
-            if stored > self.commits and len(outcomes) == len(batch):
-                log.warning("commit_confirmed_after_error", commits=stored, error=str(error))
-                self.commits = stored
-                return outcomes
-            self.commits = stored
-            raise translate(self.path, error) from error
-        self.commits = committed
-        return outcomes
+            self._recovery = asyncio.create_task(self._begin_reopened(batch), name="reopen-and-commit")
+        else:
+            self._writer.post(partial(self._commit, asyncio.get_running_loop(), batch))
 
-    def _transact(self, connection: sqlite3.Connection, batch: list[_Waiting[Any]], outcomes: list[Any]) -> int:
+    async def _begin_reopened(self, batch: list[_Waiting]) -> None:
+        try:
+            self.commits = await self._reopen()
+        except Exception as error:  # whatever it is, each caller hears of it; none waits for ever
+            self._end(batch, [error] * len(batch), str(error))
+            return
+        assert self._writer is not None
+        self._writer.post(partial(self._commit, asyncio.get_running_loop(), batch))
+
+    def _commit(self, loop: asyncio.AbstractEventLoop, batch: list[_Waiting], connection: sqlite3.Connection) -> None:
+        """Commit a batch, in the writer's thread; each outcome is what the unit returned, or what it raised."""
+        outcomes: list[Any] = []
+        error: BaseException | None = None
+        committed = 0
+        try:
+            committed = self._transact(connection, batch, outcomes)
+        except BaseException as raised:  # whatever it is, the loop's side tells each caller; none waits for ever
+            error = raised
+        loop.call_soon_threadsafe(self._committed, batch, outcomes, committed, error)
+
+    def _committed(
+        self, batch: list[_Waiting], outcomes: list[Any], committed: int, error: BaseException | None
+    ) -> None:
+        if error is None:
+            self.commits = committed
+            self._end(batch, outcomes, None)
+        elif isinstance(error, sqlite3.Error):
+            self._recovery = asyncio.create_task(self._recover(batch, outcomes, error), name="recover-commit")
+        else:
+            self._end(batch, [error] * len(batch), str(error))
+
+    async def _recover(self, batch: list[_Waiting], outcomes: list[Any], error: sqlite3.Error) -> None:
+        """After a failed commit: ask the file whether it holds the batch."""
+        try:
+            stored = await self._reopen()
+        except Exception as worse:  # whatever it is, each caller hears of it; none waits for ever
+            self._end(batch, [worse] * len(batch), str(worse))
+            return
+        is_stored = stored > self.commits and len(outcomes) == len(batch)
+        self.commits = stored
+        if is_stored:
+            log.warning("commit_confirmed_after_error", commits=stored, error=str(error))
+            self._end(batch, outcomes, None)
+        else:
+            failure = translate(self.path, error)
+            failure.__cause__ = error
+            self._end(batch, [failure] * len(batch), str(failure))
+
+    def _end(self, batch: list[_Waiting], outcomes: list[Any], failure: str | None) -> None:
+        self.failure = failure
+        try:
+            for waiting, outcome in zip(batch, outcomes, strict=True):
+                waiting.settle(outcome)
+        finally:
+            self._units.ended()
+
+    def _transact(self, connection: sqlite3.Connection, batch: list[_Waiting], outcomes: list[Any]) -> int:
         connection.execute("BEGIN IMMEDIATE")
+        run = _run_alone if len(batch) == 1 else _run_in_savepoint
         for waiting in batch:
-            outcomes.append(_run_in_savepoint(connection, waiting.unit))
+            outcomes.append(run(connection, waiting.unit))
         if all(isinstance(outcome, BaseException) for outcome in outcomes):
             connection.execute("ROLLBACK")
             return self.commits
         commits = self.commits + 1
-        count_commit(connection, commits)
+        count_commit(connection, replace(self.state, commits=commits))
         connection.execute("COMMIT")
         try:
             self._lock.write_witness(Witness(commits, self.state.database_id))
@@ -194,18 +238,24 @@ def in_snapshot(connection: sqlite3.Connection, query: Unit[T]) -> T:
         connection.execute("ROLLBACK")
 
 
-def _run_in_savepoint(connection: sqlite3.Connection, unit: Unit[T]) -> T | BaseException:
-    connection.execute("SAVEPOINT unit")
+def _run_alone(connection: sqlite3.Connection, unit: Unit[T]) -> T | BaseException:
+    """Run the only unit of a transaction; its error, which the caller answers by a rollback, is the outcome."""
     try:
-        result = unit(connection)
-    except Exception as error:  # a caller's error is that caller's outcome; the other callers commit
+        return unit(connection)
+    except Exception as error:  # a caller's error is that caller's outcome
         if isinstance(error, sqlite3.Error) and not isinstance(error, _OF_THE_UNIT_ALONE):
             raise
-        connection.execute("ROLLBACK TO unit")
-        connection.execute("RELEASE unit")
         return error
+
+
+def _run_in_savepoint(connection: sqlite3.Connection, unit: Unit[T]) -> T | BaseException:
+    """Run one unit of several; its error undoes its own rows, and the other callers commit."""
+    connection.execute("SAVEPOINT unit")
+    outcome = _run_alone(connection, unit)
+    if isinstance(outcome, BaseException):
+        connection.execute("ROLLBACK TO unit")
     connection.execute("RELEASE unit")
-    return result
+    return outcome
 
 
 def _vacuum(connection: sqlite3.Connection) -> None:

@@ -12,13 +12,16 @@ Rules for whoever changes this:
 from __future__ import annotations
 
 import asyncio
+import json
 import sqlite3
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
+from weakref import finalize
 
 import structlog
 from pycrdt import Array, Doc, Map, TransactionEvent
@@ -45,22 +48,28 @@ nested type lose one of the two."""
 class Op:
     """One update of a document, ready to be stored."""
 
-    name: str
+    document: Document
     seq: int
     data: bytes
 
 
 class Document:
-    """A pycrdt document in memory, with the number of the newest op that it holds."""
+    """A pycrdt document in memory, with the number of the newest op that it holds.
+
+    `memo` keeps what readers have worked out of its content; whoever writes that part of the content renews it.
+    """
 
     def __init__(self, name: str, writer_id: int) -> None:
         self.name = name
+        self.doc_id: int | None = None
         self.ops = 0
         self.snapshot_ops = 0
+        self.memo: dict[str, Any] = {}
         self._doc: Doc[Any] = Doc(client_id=writer_id)
         layout = LAYOUTS[name.split("/", 1)[0]]
         self._roots: dict[str, Any] = {root: self._doc.get(root, type=kind) for root, kind in layout.items()}
         self._updates: list[bytes] = []
+        self._observed = False
 
     def array(self, root: str) -> Array[str]:
         """Get a root array of JSON strings."""
@@ -72,25 +81,37 @@ class Document:
         found: Map[str] = self._roots[root]
         return found
 
+    def texts(self, root: str) -> list[str]:
+        """Read the whole of a root array: at once, which is ten times as fast as one by one."""
+        texts: list[str] = json.loads(str(self._roots[root]))
+        return texts
+
     def contents(self) -> dict[str, Any]:
         """Read all roots as plain values."""
-        return {root: shared.to_py() for root, shared in self._roots.items()}
+        return {
+            root: self.texts(root) if isinstance(shared, Array) else shared.to_py()
+            for root, shared in self._roots.items()
+        }
 
     def change(self, mutate: Callable[[], None]) -> Op:
         """Run `mutate` as one transaction and return its update. The caller must commit it or forget the document."""
+        if not self._observed:
+            self._observe()
         self._updates.clear()
-        subscription = self._doc.observe(self._collect)
-        try:
-            with self._doc.transaction():
-                mutate()
-        finally:
-            self._doc.unobserve(subscription)
+        with self._doc.transaction():
+            mutate()
         (data,) = self._updates
         self.ops += 1
-        return Op(self.name, self.ops, data)
+        return Op(self, self.ops, data)
 
-    def _collect(self, event: TransactionEvent) -> None:
-        self._updates.append(event.update)
+    def _observe(self) -> None:
+        """Have the update of each transaction from now on, until this object is gone.
+
+        pycrdt's document and the callback that it is given hold each other where Python's collector doesn't look.
+        """
+        collect = partial(_collect, self._updates)
+        finalize(self, self._doc.unobserve, self._doc.observe(collect)).atexit = False
+        self._observed = True
 
     def apply(self, updates: Sequence[bytes]) -> None:
         """Bring in updates that were stored before, in their order."""
@@ -104,10 +125,15 @@ class Document:
         return self._doc.get_update()
 
 
+def _collect(updates: list[bytes], event: TransactionEvent) -> None:
+    updates.append(event.update)
+
+
 @dataclass(frozen=True, slots=True)
 class StoredDocument:
     """A document's rows, verified: the snapshot (if any) covers the ops up to `snapshot_ops`."""
 
+    doc_id: int
     snapshot: bytes | None
     snapshot_ops: int
     updates: list[bytes]
@@ -141,13 +167,14 @@ def read_document(connection: sqlite3.Connection, name: str) -> StoredDocument |
         updates.append(data)
     if snapshot_ops + len(updates) != ops:
         raise ValueError(f"op {snapshot_ops + len(updates) + 1} of document {name} is missing")
-    return StoredDocument(snapshot, snapshot_ops, updates)
+    return StoredDocument(doc_id, snapshot, snapshot_ops, updates)
 
 
 def build_document(name: str, writer_id: int, stored: StoredDocument | None) -> Document:
     """Make the document in memory from its rows; an empty one when there are none."""
     document = Document(name, writer_id)
     if stored is not None:
+        document.doc_id = stored.doc_id
         if stored.snapshot is not None:
             document.apply([stored.snapshot])
         document.apply(stored.updates)
@@ -159,14 +186,18 @@ def build_document(name: str, writer_id: int, stored: StoredDocument | None) -> 
 def insert_ops(connection: sqlite3.Connection, writer_id: int, ops: Sequence[Op]) -> None:
     """Store updates, and make the rows of the documents that they begin."""
     for op in ops:
-        values = (op.seq, checksum(op.name, op.seq), op.name)
+        document = op.document
+        row = (op.seq, checksum(document.name, op.seq))
         if op.seq == 1:
-            connection.execute("INSERT INTO documents (ops, checksum, name) VALUES (?, ?, ?)", values)
+            made = connection.execute(
+                "INSERT INTO documents (ops, checksum, name) VALUES (?, ?, ?)", (*row, document.name)
+            )
+            document.doc_id = made.lastrowid
         else:
-            connection.execute("UPDATE documents SET ops = ?, checksum = ? WHERE name = ?", values)
+            connection.execute("UPDATE documents SET ops = ?, checksum = ? WHERE doc_id = ?", (*row, document.doc_id))
+        op_checksum = checksum(document.name, op.seq, writer_id, op.data)
         connection.execute(
-            "INSERT INTO ops SELECT doc_id, ?, ?, ?, ? FROM documents WHERE name = ?",
-            (op.seq, writer_id, op.data, checksum(op.name, op.seq, writer_id, op.data), op.name),
+            "INSERT INTO ops VALUES (?, ?, ?, ?, ?)", (document.doc_id, op.seq, writer_id, op.data, op_checksum)
         )
 
 

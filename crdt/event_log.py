@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import json
 import sqlite3
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
 
 import structlog
 
+from crdt.append_queue import Append, allot, take
 from crdt.audit import validate_event
 from crdt.database import Database
 from crdt.documents import (
@@ -30,48 +30,16 @@ from crdt.documents import (
     insert_ops,
 )
 from crdt.errors import CrdtError, InvalidEvent, StoreDamaged
+from crdt.gathering import Gathering
+from crdt.log_entries import RecentEvents, decode_event, document_name, encode_event
 from crdt.model import Appended, EventBatch, PipelineEvent, RecordedEvent
-from crdt.segments import Retention, Segment, read_segments, write_segment
+from crdt.segments import Retention, Segment, counted, read_segments, write_segment
 from crdt.transcript import well_formed
 
 log = structlog.get_logger(__name__)
 
-MAX_EVENTS_PER_COMMIT = 2000
-"""Events that share a commit, beyond the first caller's own: bounds how long the first caller waits for the last."""
-
 SEALED_SEGMENTS_IN_MEMORY = 8
 DEDUPE_DAYS = 90
-
-
-@dataclass(slots=True)
-class _Waiting:
-    batches: Sequence[EventBatch]
-    done: asyncio.Future[list[Appended]]
-
-    @property
-    def events(self) -> int:
-        return sum(len(batch.events) for batch in self.batches)
-
-
-def document_name(sled_id: str, segment: int) -> str:
-    """Name the document of a segment."""
-    return f"log/{sled_id}/{segment}"
-
-
-def encode_event(seq: int, at_ms: int, event: PipelineEvent) -> str:
-    """Encode an event as it stands in the array: a JSON list, the sender's own time only if there is one."""
-    fields = [seq, at_ms, event.story_id, event.from_stage, event.to_stage, event.pipeline_event]
-    if event.occurred_at is not None:
-        fields.append(event.occurred_at)
-    return json.dumps(fields, ensure_ascii=False, separators=(",", ":"))
-
-
-def decode_event(sled_id: str, text: str) -> RecordedEvent:
-    """Read back what `encode_event` wrote."""
-    seq, at_ms, story_id, from_stage, to_stage, pipeline_event, *rest = json.loads(text)
-    recorded_at = datetime.fromtimestamp(at_ms / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-    occurred_at = rest[0] if rest else None
-    return RecordedEvent(sled_id, seq, story_id, from_stage, to_stage, pipeline_event, recorded_at, occurred_at)
 
 
 class EventLog:
@@ -89,8 +57,9 @@ class EventLog:
         self._newest_ms = 0
         self._segments: list[Segment] = []
         self._live: Document | None = None
-        self._queue: list[_Waiting] = []
-        self._appender: asyncio.Task[None] | None = None
+        self._recent = RecentEvents(self._sled_id)
+        self._appends = Gathering(self._begin)
+        self._task: asyncio.Task[None] | None = None
         self._to_compact: set[str] = set()
 
     @property
@@ -102,6 +71,11 @@ class EventLog:
     def oldest(self) -> int:
         """The first seq that is still kept; `head + 1` when the log is empty."""
         return self._segments[0].first_seq if self._segments else 1
+
+    @property
+    def segments(self) -> int:
+        """How many segments are kept."""
+        return len(self._segments)
 
     async def open(self) -> None:
         """Load the list of segments and the newest segment, and apply retention.
@@ -127,6 +101,7 @@ class EventLog:
         if segments:
             live = await self._documents.load(document_name(self._sled_id, segments[-1].number))
             self._check_length(live, segments[-1])
+            segments[-1] = counted(segments[-1], live)
         self._segments, self._live = segments, live
 
     def _check_length(self, document: Document, segment: Segment) -> None:
@@ -140,76 +115,89 @@ class EventLog:
             InvalidEvent: nothing was stored; with several events its `field` is prefixed by `[index].`.
         """
         done: asyncio.Future[list[Appended]] = asyncio.get_running_loop().create_future()
-        self._queue.append(_Waiting(batches, done))
-        if self._appender is None:
-            self._appender = asyncio.create_task(self._append_all(), name="event-log-appender")
+        self._appends.add(Append(batches, done))
         return await done
 
     async def drain(self) -> None:
         """Wait until everything that was queued is stored or refused."""
-        if self._appender is not None:
-            await self._appender
+        await self._appends.until_idle()
 
-    async def _append_all(self) -> None:
+    def _begin(self, queue: list[Append]) -> None:
+        taken = take(queue)
+        if not taken:
+            self._appends.ended()
+        elif self._live is None or any(batch.dedupe_keys for waiting in taken for batch in waiting.batches):
+            self._task = asyncio.create_task(self._prepare(taken), name="event-log-prepare")
+        else:
+            self._append(taken, set())
+
+    async def _prepare(self, taken: Sequence[Append]) -> None:
+        """Read from the file what must be known before an append."""
         try:
-            while self._queue:
-                taken = self._take()
-                if not taken:
-                    continue
-                try:
-                    outcomes = await self._append(taken)
-                except BaseException as error:  # whatever it is, each caller hears of it, and memory goes back
-                    for waiting in taken:
-                        _fail(waiting.done, error)
-                    if isinstance(error, asyncio.CancelledError):
-                        raise
-                    await self._load_again()
-                    continue
-                for waiting, outcome in zip(taken, outcomes, strict=True):
-                    if not waiting.done.done():
-                        waiting.done.set_result(outcome)
-        finally:
-            self._appender = None
+            if self._live is None:
+                await self._load_newest()
+            known = await self._known_keys(taken)
+        except BaseException as error:  # whatever it is, each caller hears of it
+            self._fail(taken, error)
+            if isinstance(error, asyncio.CancelledError):
+                raise
+        else:
+            self._append(taken, known)
+
+    def _append(self, taken: Sequence[Append], known: set[str]) -> None:
+        """Put events into memory and have them stored; `_stored` is told what became of that."""
+        try:
+            fresh, outcomes = allot(taken, known, self.head + 1)
+            if not fresh:
+                self._succeed(taken, outcomes)
+                return
+            self._newest_ms = max(self._newest_ms, self._clock_ms())
+            growth = self._grow([event for batch in fresh for event in batch.events], self._newest_ms)
+            keys = dict.fromkeys(key for batch in fresh for key in batch.dedupe_keys)
+            store = partial(self._store, growth, keys)
+            self._database.submit(store, partial(self._stored, taken, growth, outcomes), gathered=True)
+        except BaseException as error:  # pycrdt panics with a BaseException
+            self._fail(taken, error)
+
+    def _store(self, growth: _Growth, keys: Iterable[str], connection: sqlite3.Connection) -> None:
+        insert_ops(connection, self._database.state.writer_id, growth.ops)
+        for segment in growth.rows:
+            write_segment(connection, self._sled_id, segment)
+        for key in keys:
+            connection.execute("INSERT INTO dedupe VALUES (?, ?)", (key, growth.at_ms))
+
+    def _stored(
+        self, taken: Sequence[Append], growth: _Growth, outcomes: list[list[Appended]], error: BaseException | None
+    ) -> None:
+        if error is None:
+            self._publish(growth)
+            self._succeed(taken, outcomes)
+        else:
+            self._fail(taken, error)
+
+    def _succeed(self, taken: Sequence[Append], outcomes: list[list[Appended]]) -> None:
+        for waiting, outcome in zip(taken, outcomes, strict=True):
+            if not waiting.done.done():
+                waiting.done.set_result(outcome)
+        self._appends.ended()
+
+    def _fail(self, taken: Sequence[Append], error: BaseException) -> None:
+        for waiting in taken:
+            if not waiting.done.done():
+                waiting.done.set_exception(error)
+        self._task = asyncio.create_task(self._load_again(), name="event-log-reload")
 
     async def _load_again(self) -> None:
+        """After an error: memory goes back to what the file holds, before anything else is appended."""
         self._live = None
         try:
             await self._load_newest()
         except CrdtError as error:
             log.error("log_reload_failed", error=str(error))
+        finally:
+            self._appends.ended()
 
-    def _take(self) -> list[_Waiting]:
-        taken: list[_Waiting] = []
-        events = 0
-        while self._queue and (not taken or events + self._queue[0].events <= MAX_EVENTS_PER_COMMIT):
-            waiting = self._queue.pop(0)
-            if not waiting.done.done():
-                taken.append(waiting)
-                events += waiting.events
-        return taken
-
-    async def _append(self, taken: Sequence[_Waiting]) -> list[list[Appended]]:
-        if self._live is None:
-            await self._load_newest()
-        known = await self._known_keys(taken)
-        fresh, outcomes = _allot(taken, known, self.head + 1)
-        if not fresh:
-            return outcomes
-        self._newest_ms = max(self._newest_ms, self._clock_ms())
-        growth = self._grow([event for batch in fresh for event in batch.events], self._newest_ms)
-        keys = dict.fromkeys(key for batch in fresh for key in batch.dedupe_keys)
-
-        def store(connection: sqlite3.Connection) -> None:
-            insert_ops(connection, self._database.state.writer_id, growth.ops)
-            for segment in growth.segments:
-                write_segment(connection, self._sled_id, segment)
-            connection.executemany("INSERT INTO dedupe VALUES (?, ?)", [(key, self._newest_ms) for key in keys])
-
-        await self._database.write(store)
-        self._publish(growth)
-        return outcomes
-
-    async def _known_keys(self, taken: Sequence[_Waiting]) -> set[str]:
+    async def _known_keys(self, taken: Sequence[Append]) -> set[str]:
         keys = [key for waiting in taken for batch in waiting.batches for key in batch.dedupe_keys]
         if not keys:
             return set()
@@ -224,7 +212,7 @@ class EventLog:
         """Put events into the documents, in memory only; the caller commits what comes back."""
         segment = self._segments[-1] if self._segments else Segment(1, 1, 0)
         document = self._live or Document(document_name(self._sled_id, 1), self._database.state.writer_id)
-        growth = _Growth([], [], [])
+        growth = _Growth(events, at_ms, grown=self._segments[-1] if self._segments else None)
         position = 0
         while position < len(events):
             if segment.events >= self._segment_events:
@@ -255,9 +243,14 @@ class EventLog:
                 self._documents.adopt(document)
             if segment.sealed_at is not None or document.ops - document.snapshot_ops >= COMPACT_AFTER_OPS:
                 self._to_compact.add(document.name)
+        self._recent.extend(self.head, growth.at_ms, growth.events)
 
     async def read(self, first: int, last: int) -> list[RecordedEvent]:
         """Read the events with seqs `first` to `last`, as far as they are committed and kept, oldest first."""
+        first, last = max(first, self.oldest), min(last, self.head)
+        recent = self._recent.read(first, last)
+        if recent is not None:
+            return recent
         events: list[RecordedEvent] = []
         for segment in list(self._segments):
             low, high = max(first, segment.first_seq), min(last, segment.last_seq)
@@ -338,9 +331,12 @@ def _has_keys_before(connection: sqlite3.Connection, at_ms: int) -> bool:
 class _Growth:
     """What an append adds: the updates, and each touched segment with its document, as it is after the commit."""
 
-    ops: list[Op]
-    segments: list[Segment]
-    documents: list[Document]
+    events: Sequence[PipelineEvent]
+    at_ms: int
+    grown: Segment | None
+    ops: list[Op] = field(default_factory=list)
+    segments: list[Segment] = field(default_factory=list)
+    documents: list[Document] = field(default_factory=list)
 
     def put(self, segment: Segment, document: Document) -> None:
         if self.segments and self.segments[-1].number == segment.number:
@@ -349,29 +345,14 @@ class _Growth:
             self.segments.append(segment)
             self.documents.append(document)
 
+    @property
+    def rows(self) -> list[Segment]:
+        """The segments whose rows must be written: all but the one that was growing and goes on to grow."""
+        return [each for each in self.segments if not self._goes_on(each)]
 
-def _allot(taken: Sequence[_Waiting], known: set[str], next_seq: int) -> tuple[list[EventBatch], list[list[Appended]]]:
-    """Decide which batches are new, and the seqs of their events; a key counts from its first batch on."""
-    fresh: list[EventBatch] = []
-    outcomes: list[list[Appended]] = []
-    for waiting in taken:
-        outcome: list[Appended] = []
-        for batch in waiting.batches:
-            if known.intersection(batch.dedupe_keys):
-                outcome.append(Appended((), duplicate=True))
-                continue
-            known.update(batch.dedupe_keys)
-            if batch.events or batch.dedupe_keys:
-                fresh.append(batch)
-            outcome.append(Appended(tuple(range(next_seq, next_seq + len(batch.events)))))
-            next_seq += len(batch.events)
-        outcomes.append(outcome)
-    return fresh, outcomes
-
-
-def _fail(done: asyncio.Future[list[Appended]], error: BaseException) -> None:
-    if not done.done():
-        done.set_exception(error)
+    def _goes_on(self, segment: Segment) -> bool:
+        grown = self.grown
+        return grown is not None and segment.number == grown.number and segment.sealed_at is grown.sealed_at is None
 
 
 def validate_batches(batches: Sequence[EventBatch], *, allow_gap: bool) -> None:

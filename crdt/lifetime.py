@@ -130,7 +130,7 @@ class Lifetime:
             self._housekeeping = None
 
     async def _write(self, unit: Unit[T]) -> T:
-        return await self._unbroken(self._database.write(unit))
+        return await self._database.write(unit)
 
     async def _read(self, query: Unit[T]) -> T:
         try:

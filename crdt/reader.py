@@ -9,10 +9,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
-from crdt import event_log, settings, transcript
+from crdt import settings, transcript
 from crdt.database import in_snapshot, open_read_only, translate
 from crdt.documents import Document, build_document, read_document
 from crdt.errors import StoreClosed, StoreDamaged
+from crdt.log_entries import decode_event, document_name
 from crdt.model import LlmSessionView, RecordedEvent, TranscriptEntry
 from crdt.segments import read_segments
 from crdt.session_rows import read_session_row
@@ -76,11 +77,11 @@ class StoreReader:
         def query(connection: sqlite3.Connection) -> list[RecordedEvent]:
             events: list[RecordedEvent] = []
             for segment in read_segments(connection, self._sled_id):
-                if segment.last_seq > after and len(events) < limit:
-                    document = _document(connection, event_log.document_name(self._sled_id, segment.number))
+                if (segment.sealed_at is None or segment.last_seq > after) and len(events) < limit:
+                    document = _document(connection, document_name(self._sled_id, segment.number))
                     first = max(after + 1 - segment.first_seq, 0)
-                    texts = (document.array("events").to_py() or [])[first:]
-                    events.extend(event_log.decode_event(self._sled_id, text) for text in texts)
+                    texts = document.texts("events")[first:]
+                    events.extend(decode_event(self._sled_id, text) for text in texts)
             return events[:limit]
 
         return await self._read(query)

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import sqlite3
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from crdt.documents import Document
 from crdt.schema import checksum
 
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """A run of the log. `sealed_at` (Unix ms of its newest event) is `None` while it is the one that grows."""
+    """A run of the log. `sealed_at` (Unix ms of its newest event) is `None` while it is the one that grows.
+
+    The row of a segment is written when it begins and when it is full, not with each event: meanwhile `events` is what
+    its document holds.
+    """
 
     number: int
     first_seq: int
@@ -21,6 +26,11 @@ class Segment:
     def last_seq(self) -> int:
         """The newest seq in it; `first_seq - 1` when it is empty."""
         return self.first_seq + self.events - 1
+
+
+def counted(segment: Segment, document: Document) -> Segment:
+    """A segment that was read from its row, with the number of events that its document holds."""
+    return segment if segment.sealed_at is not None else replace(segment, events=len(document.array("events")))
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +50,7 @@ class Retention:
 
 
 def read_segments(connection: sqlite3.Connection, sled_id: str) -> list[Segment]:
-    """Read which segments a sled's log has, oldest first.
+    """Read which segments a sled's log has, oldest first; the newest must be `counted`.
 
     Raises:
         ValueError: a row is missing or was altered.

@@ -305,6 +305,8 @@ class Sessions:
                 row = await self._database.read(lambda connection: read_session_row(connection, session_id))
             except ValueError as error:
                 raise StoreDamaged(str(self._database.path), str(error)) from error
+            if row is not None:
+                self._rows[session_id] = row
         is_new = row is None
         row = row or SessionRow(part=1, turns=0)
         document = await self._documents.get(transcript.document_name(session_id, row.part))
@@ -323,12 +325,14 @@ class Sessions:
         self, session: _Session, ops: Sequence[Op], also: Callable[[sqlite3.Connection], None] | None = None
     ) -> None:
         """Store the changes of a session's document, and what belongs to them; on any error memory goes back."""
+        row_changes = self._rows.get(session.session_id) != session.row
 
         def store(connection: sqlite3.Connection) -> None:
             if also is not None:
                 also(connection)
             insert_ops(connection, self._database.state.writer_id, ops)
-            write_session_row(connection, session.session_id, session.row)
+            if row_changes:
+                write_session_row(connection, session.session_id, session.row)
 
         try:
             await self._database.write(store)

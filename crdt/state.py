@@ -29,26 +29,28 @@ def read_state(connection: sqlite3.Connection) -> State | None:
     if row is None:
         return None
     *fields, stored_checksum = row
-    if stored_checksum != checksum(*fields):
+    state = State(*fields)
+    if stored_checksum != _checksum(state):
         raise ValueError("the row of the database's own state was altered")
-    return State(*fields)
+    return state
 
 
 def write_state(connection: sqlite3.Connection, state: State) -> None:
     """Write the row, over what it was."""
-    fields = (state.database_id, state.sled_id, state.writer_id, state.commits)
     connection.execute(
         "INSERT OR REPLACE INTO state (id, database_id, sled_id, writer_id, commits, checksum) "
         "VALUES (1, ?, ?, ?, ?, ?)",
-        (*fields, checksum(*fields)),
+        (state.database_id, state.sled_id, state.writer_id, state.commits, _checksum(state)),
     )
 
 
-def count_commit(connection: sqlite3.Connection, commits: int) -> None:
-    """Write the number of the commit that is about to be made."""
-    connection.execute(
-        "UPDATE state SET commits = ?1, checksum = row_checksum(database_id, sled_id, writer_id, ?1)", (commits,)
-    )
+def count_commit(connection: sqlite3.Connection, state: State) -> None:
+    """Write the number of the commit that is about to be made into the row of `state`."""
+    connection.execute("UPDATE state SET commits = ?, checksum = ?", (state.commits, _checksum(state)))
+
+
+def _checksum(state: State) -> int:
+    return checksum(state.database_id, state.sled_id, state.writer_id, state.commits)
 
 
 def new_state(sled_id: str | None = None, commits: int = 0) -> State:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from crdt.database import Database
+from crdt.event_log import EventLog
 
 _WAITING: Final = "SELECT count(*), min({since}) FROM {table} WHERE outcome IS NULL"
 
@@ -47,17 +48,13 @@ class Statistics:
     failure: str | None
 
 
-async def measure(database: Database) -> Statistics:
+async def measure(database: Database, event_log: EventLog) -> Statistics:
     """Read the statistics of an open database and of its files.
 
     Raises:
         StoreUnavailable: it can't be read.
     """
-    sled_id, now_ms = database.state.sled_id, time.time_ns() // 1_000_000
-
-    def counts(connection: sqlite3.Connection) -> tuple[int, ...]:
-        return _counts(connection, sled_id)
-
+    now_ms = time.time_ns() // 1_000_000
     (
         inbox,
         inbox_since,
@@ -66,11 +63,8 @@ async def measure(database: Database) -> Statistics:
         outbox_since,
         in_doubt,
         commits,
-        head,
-        events,
-        segments,
         sessions,
-    ) = await database.read(counts)
+    ) = await database.read(_counts)
     database_bytes, wal_bytes, free_bytes = await asyncio.to_thread(_sizes, database.path)
     return Statistics(
         inbox=Queue(inbox, _age_s(inbox_since, now_ms)),
@@ -78,9 +72,9 @@ async def measure(database: Database) -> Statistics:
         outbox=Queue(outbox, _age_s(outbox_since, now_ms)),
         in_doubt=in_doubt,
         commits=commits,
-        head=head,
-        events=events,
-        segments=segments,
+        head=event_log.head,
+        events=event_log.head - event_log.oldest + 1,
+        segments=event_log.segments,
         sessions=sessions,
         database_bytes=database_bytes,
         wal_bytes=wal_bytes,
@@ -89,9 +83,9 @@ async def measure(database: Database) -> Statistics:
     )
 
 
-def _counts(connection: sqlite3.Connection, sled_id: str) -> tuple[int, ...]:
-    def row(query: str, *arguments: str) -> tuple[int | None, ...]:
-        found: tuple[int | None, ...] = connection.execute(query, arguments).fetchone()
+def _counts(connection: sqlite3.Connection) -> tuple[int, ...]:
+    def row(query: str) -> tuple[int | None, ...]:
+        found: tuple[int | None, ...] = connection.execute(query).fetchone()
         return found
 
     inbox = _WAITING.format(table="inbox", since="admitted_at")
@@ -101,10 +95,6 @@ def _counts(connection: sqlite3.Connection, sled_id: str) -> tuple[int, ...]:
         *row(_WAITING.format(table="outbox", since="queued_at")),
         *row("SELECT count(*) FROM outbox WHERE outcome IS NULL AND attempts > 0"),
         *row("SELECT commits FROM state"),
-        *row(
-            "SELECT max(first_seq + events - 1), sum(events), count(*) FROM segments WHERE sled_id = ?",
-            sled_id,
-        ),
         *row("SELECT count(*) FROM sessions"),
     ]
     return tuple(number or 0 for number in found)

@@ -297,7 +297,7 @@ class Store(Lifetime):
 
     async def statistics(self) -> Statistics:
         """Read the counts and ages that monitoring asks for; cheap, however large the log is."""
-        return await measure(self._database)
+        return await measure(self._database, self._event_log)
 
     async def housekeep(self) -> None:
         """Apply retention by age, and forget settled rows that are too old to come again."""

@@ -26,8 +26,7 @@ def well_formed(text: str) -> str:
     return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 
-def _dumps(value: object) -> str:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+_dumps = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 
 def encode_entry(entry: TranscriptEntry) -> str:
@@ -44,18 +43,24 @@ def decode_entry(text: str) -> TranscriptEntry:
 
 def read_entries(document: Document) -> list[TranscriptEntry]:
     """Read the whole transcript, oldest first."""
-    return [decode_entry(text) for text in document.array("transcript").to_py() or ()]
+    return [decode_entry(text) for text in document.texts("transcript")]
 
 
 def read_high_water(document: Document) -> Marks:
     """Read the marks: the join of all writers' copies."""
-    return join(json.loads(copy) for copy in (document.map("high_water").to_py() or {}).values())
+    marks: Marks | None = document.memo.get("high_water")
+    if marks is None:
+        marks = join(json.loads(copy) for copy in (document.map("high_water").to_py() or {}).values())
+        document.memo["high_water"] = marks
+    return dict(marks)
 
 
 def read_start(document: Document) -> Marks:
     """Read what was already gone when the session began."""
-    start: Marks = json.loads(document.map("meta").get("start", "{}"))
-    return start
+    start: Marks | None = document.memo.get("start")
+    if start is None:
+        start = document.memo["start"] = json.loads(document.map("meta").get("start", "{}"))
+    return dict(start)
 
 
 def read_view(session_id: str, document: Document) -> LlmSessionView:
@@ -73,11 +78,13 @@ def write_meta(document: Document, persona_name: str, scope: str, start: Mapping
     meta["scope"] = scope
     if start:
         meta["start"] = _dumps(start)
+    document.memo.pop("start", None)
 
 
 def write_high_water(document: Document, writer: str, marks: Mapping[str, int]) -> None:
     """Set this writer's copy of the marks, inside a change."""
     document.map("high_water")[writer] = _dumps(marks)
+    document.memo.pop("high_water", None)
 
 
 def open_turns(entries: Sequence[TranscriptEntry]) -> set[str]:

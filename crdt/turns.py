@@ -29,10 +29,10 @@ def insert(connection: sqlite3.Connection, session_id: str, key: str, now_ms: in
     Raises:
         TurnKnown: it was begun before.
     """
-    if connection.execute(f"SELECT 1 FROM turns {_WHERE}", (session_id, key)).fetchone():
-        raise TurnKnown
     fields = (session_id, key, 1, None, now_ms)
-    connection.execute("INSERT INTO turns VALUES (?, ?, ?, ?, ?, ?)", (*fields, checksum(*fields)))
+    row = (*fields, checksum(*fields))
+    if connection.execute("INSERT OR IGNORE INTO turns VALUES (?, ?, ?, ?, ?, ?)", row).rowcount == 0:
+        raise TurnKnown
 
 
 def attempt_again(connection: sqlite3.Connection, session_id: str, key: str) -> int:

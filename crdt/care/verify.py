@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from crdt import audit, event_log, segments, soundness, transcript, turns
+from crdt import audit, log_entries, segments, soundness, transcript, turns
 from crdt.care.files import reading
 from crdt.care.progress import Progress, unwatched
 from crdt.database import in_snapshot
@@ -109,7 +109,7 @@ def _document_names(connection: sqlite3.Connection, search: _Search) -> list[str
     def of_logs() -> None:
         for (sled_id,) in connection.execute("SELECT DISTINCT sled_id FROM segments").fetchall():
             for segment in segments.read_segments(connection, sled_id):
-                names[event_log.document_name(sled_id, segment.number)] = None
+                names[log_entries.document_name(sled_id, segment.number)] = None
                 search.heads[sled_id] = segment.last_seq
 
     def of_sessions() -> None:
@@ -145,13 +145,14 @@ def _check_document(connection: sqlite3.Connection, search: _Search, name: str) 
 def _check_segment(
     connection: sqlite3.Connection, search: _Search, document: Document, sled_id: str, number: int
 ) -> None:
-    query = "SELECT first_seq, events FROM segments WHERE sled_id = ? AND segment = ?"
-    first_seq, events = connection.execute(query, (sled_id, number)).fetchone()
-    texts = document.array("events").to_py() or []
-    if len(texts) != events:
+    query = "SELECT first_seq, events, sealed_at FROM segments WHERE sled_id = ? AND segment = ?"
+    first_seq, events, sealed_at = connection.execute(query, (sled_id, number)).fetchone()
+    texts = document.texts("events")
+    search.heads[sled_id] = max(search.heads.get(sled_id, 0), first_seq + len(texts) - 1)
+    if len(texts) < events or (len(texts) > events and sealed_at is not None):
         raise ValueError(f"document {document.name} holds {len(texts)} events, its segment's row says {events}")
     for seq, text in enumerate(texts, first_seq):
-        event = event_log.decode_event(sled_id, text)
+        event = log_entries.decode_event(sled_id, text)
         if event.event_seq != seq:
             raise ValueError(f"document {document.name} holds event {event.event_seq} where event {seq} should be")
         try:

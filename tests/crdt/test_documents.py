@@ -81,7 +81,7 @@ async def test_tasks_that_ask_together_get_one_document(documents: Documents) ->
 async def test_a_change_is_one_update_and_a_failed_change_leaves_no_op() -> None:
     document = Document(NAME, 1)
     op = document.change(lambda: document.array("events").extend(["a", "b"]))
-    assert (op.name, op.seq) == (NAME, 1)
+    assert (op.document, op.seq) == (document, 1)
     copy = Document(NAME, 2)
     copy.apply([op.data])
     assert copy.contents() == {"events": ["a", "b"]}
@@ -211,7 +211,7 @@ async def test_a_disk_that_fails_during_a_compaction_is_named(
 
 
 async def test_bytes_that_are_no_update_are_damage(database: Database, documents: Documents) -> None:
-    await store(database, Op(NAME, 1, b"\xff\xff\xff"))
+    await store(database, Op(Document(NAME, 1), 1, b"\xff\xff\xff"))
     with pytest.raises(StoreDamaged):
         await documents.get(NAME)
 

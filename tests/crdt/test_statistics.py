@@ -67,16 +67,16 @@ async def test_the_log_is_measured_as_it_is_kept(path: Path) -> None:
 
 async def test_a_commit_that_fails_is_told_until_one_works(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     database = store._database
-    commit = database._commit
+    transact = database._transact
 
-    async def full(_batch: Any) -> Any:
+    def full(*_arguments: Any) -> int:
         raise StoreFull(str(store.path))
 
-    monkeypatch.setattr(database, "_commit", full)
+    monkeypatch.setattr(database, "_transact", full)
     with pytest.raises(StoreFull):
         await store.append_events(events(1, 1))
     assert "disk is full" in ((await store.statistics()).failure or "")
-    monkeypatch.setattr(database, "_commit", commit)
+    monkeypatch.setattr(database, "_transact", transact)
     await store.append_events(events(1, 1))
     assert (await store.statistics()).failure is None
 
@@ -93,7 +93,7 @@ async def test_no_query_looks_at_what_is_settled(store: Store) -> None:
             plans.extend(row[3] for row in self._connection.execute(f"EXPLAIN QUERY PLAN {query}", arguments))
             return self._connection.execute(query, arguments)
 
-    await store._database.read(lambda connection: _counts(Explaining(connection), "build-1"))  # type: ignore[arg-type]
+    await store._database.read(lambda connection: _counts(Explaining(connection)))  # type: ignore[arg-type]
     touched = [plan for plan in plans if "inbox" in plan or "outbox" in plan]
     assert len(touched) == 4
     assert all("USING INDEX" in plan or "USING COVERING INDEX" in plan for plan in touched), touched

@@ -18,7 +18,7 @@ from crdt import (
     back_up_database,
     verify_database,
 )
-from crdt.event_log import encode_event
+from crdt.log_entries import encode_event
 from crdt.owner import lock_path
 from crdt.schema import MIGRATIONS, prepare
 from tests.crdt.care.life import live
