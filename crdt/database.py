@@ -15,7 +15,7 @@ import asyncio
 import os
 import sqlite3
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -199,7 +199,7 @@ class Database:
             connection.execute("ROLLBACK")
             return self.commits
         commits = self.commits + 1
-        count_commit(connection, replace(self.state, commits=commits))
+        count_commit(connection, self.state, commits)
         connection.execute("COMMIT")
         try:
             self._lock.write_witness(Witness(commits, self.state.database_id))

@@ -108,7 +108,7 @@ class EventLog:
         if len(document.array("events")) < segment.events:
             raise StoreDamaged(str(self._database.path), f"document {document.name} has lost events")
 
-    async def append(self, batches: Sequence[EventBatch]) -> list[Appended]:
+    def append(self, batches: Sequence[EventBatch]) -> asyncio.Future[list[Appended]]:
         """Store batches in one commit, all or nothing, each unless it is a duplicate.
 
         Raises:
@@ -116,7 +116,7 @@ class EventLog:
         """
         done: asyncio.Future[list[Appended]] = asyncio.get_running_loop().create_future()
         self._appends.add(Append(batches, done))
-        return await done
+        return done
 
     async def drain(self) -> None:
         """Wait until everything that was queued is stored or refused."""
@@ -124,19 +124,20 @@ class EventLog:
 
     def _begin(self, queue: list[Append]) -> None:
         taken = take(queue)
+        keys = [key for waiting in taken for batch in waiting.batches for key in batch.dedupe_keys]
         if not taken:
             self._appends.ended()
-        elif self._live is None or any(batch.dedupe_keys for waiting in taken for batch in waiting.batches):
-            self._task = asyncio.create_task(self._prepare(taken), name="event-log-prepare")
+        elif keys or self._live is None:
+            self._task = asyncio.create_task(self._prepare(taken, keys), name="event-log-prepare")
         else:
             self._append(taken, set())
 
-    async def _prepare(self, taken: Sequence[Append]) -> None:
+    async def _prepare(self, taken: Sequence[Append], keys: Sequence[str]) -> None:
         """Read from the file what must be known before an append."""
         try:
             if self._live is None:
                 await self._load_newest()
-            known = await self._known_keys(taken)
+            known = await self._known_keys(keys)
         except BaseException as error:  # whatever it is, each caller hears of it
             self._fail(taken, error)
             if isinstance(error, asyncio.CancelledError):
@@ -197,8 +198,7 @@ class EventLog:
         finally:
             self._appends.ended()
 
-    async def _known_keys(self, taken: Sequence[Append]) -> set[str]:
-        keys = [key for waiting in taken for batch in waiting.batches for key in batch.dedupe_keys]
+    async def _known_keys(self, keys: Sequence[str]) -> set[str]:
         if not keys:
             return set()
 
@@ -224,9 +224,10 @@ class EventLog:
             room = min(self._segment_events - segment.events, MAX_CHANGES_PER_TRANSACTION)
             chunk = events[position : position + room]
             texts = [encode_event(segment.last_seq + 1 + i, at_ms, event) for i, event in enumerate(chunk)]
-            growth.ops.append(document.change(lambda doc=document, new=texts: doc.array("events").extend(new)))  # type: ignore[misc]
+            growth.ops.append(document.change(lambda doc=document, new=texts: doc.extend("events", new)))  # type: ignore[misc]
             count = segment.events + len(chunk)
-            segment = replace(segment, events=count, sealed_at=at_ms if count >= self._segment_events else None)
+            sealed_at = at_ms if count >= self._segment_events else None
+            segment = Segment(segment.number, segment.first_seq, count, sealed_at)
             growth.put(segment, document)
             position += len(chunk)
         return growth
@@ -355,7 +356,7 @@ class _Growth:
         return grown is not None and segment.number == grown.number and segment.sealed_at is grown.sealed_at is None
 
 
-def validate_batches(batches: Sequence[EventBatch], *, allow_gap: bool) -> None:
+def validate_batches(batches: Sequence[EventBatch]) -> None:
     """Refuse the whole if one event is refused; with several events the error's field names which one."""
     events = [event for batch in batches for event in batch.events]
     for key in (key for batch in batches for key in batch.dedupe_keys):
@@ -363,7 +364,7 @@ def validate_batches(batches: Sequence[EventBatch], *, allow_gap: bool) -> None:
             raise InvalidEvent("dedupe_keys", f"must be strings of Unicode characters, not {key!r}")
     for index, event in enumerate(events):
         try:
-            validate_event(event, allow_gap=allow_gap)
+            validate_event(event)
         except InvalidEvent as error:
             if len(events) == 1:
                 raise

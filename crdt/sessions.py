@@ -178,7 +178,7 @@ class Sessions:
         async with self._documents.lock(turn.session_id):
             session = await self._open(turn.session_id)
             document = session.document
-            op = self._change(session, lambda: document.array("transcript").append(transcript.encode_entry(entry)))
+            op = self._change(session, lambda: document.extend("transcript", [transcript.encode_entry(entry)]))
             session = replace(session, row=replace(session.row, turns=session.row.turns + 1))
             try:
                 await self._commit(session, [op], complete)
@@ -294,7 +294,7 @@ class Sessions:
         texts = [transcript.encode_entry(entry) for entry in kept]
         for first in range(0, len(texts), MAX_CHANGES_PER_TRANSACTION):
             chunk = texts[first : first + MAX_CHANGES_PER_TRANSACTION]
-            ops.append(document.change(lambda new=chunk: document.array("transcript").extend(new)))  # type: ignore[misc]
+            ops.append(document.change(lambda new=chunk: document.extend("transcript", new)))  # type: ignore[misc]
         return _Session(session_id, replace(session.row, part=part), document, is_new=False), ops
 
     async def _open(self, session_id: str) -> _Session:
@@ -362,7 +362,7 @@ class Sessions:
     def _append_user_entry(self, session: _Session, turn: Turn, telling: Telling) -> None:
         self._advance(session, telling)
         entry = TranscriptEntry("user", turn.key, turn.text, turn.lines, turn.context)
-        session.document.array("transcript").append(transcript.encode_entry(entry))
+        session.document.extend("transcript", [transcript.encode_entry(entry)])
 
     def _log_assemble(self, session_id: str, telling: Telling) -> None:
         log.info("assemble", session=session_id, sled_entries=telling.entries, gap_count=telling.gaps)

@@ -30,7 +30,7 @@ def read_state(connection: sqlite3.Connection) -> State | None:
         return None
     *fields, stored_checksum = row
     state = State(*fields)
-    if stored_checksum != _checksum(state):
+    if stored_checksum != _checksum(state, state.commits):
         raise ValueError("the row of the database's own state was altered")
     return state
 
@@ -40,17 +40,17 @@ def write_state(connection: sqlite3.Connection, state: State) -> None:
     connection.execute(
         "INSERT OR REPLACE INTO state (id, database_id, sled_id, writer_id, commits, checksum) "
         "VALUES (1, ?, ?, ?, ?, ?)",
-        (state.database_id, state.sled_id, state.writer_id, state.commits, _checksum(state)),
+        (state.database_id, state.sled_id, state.writer_id, state.commits, _checksum(state, state.commits)),
     )
 
 
-def count_commit(connection: sqlite3.Connection, state: State) -> None:
-    """Write the number of the commit that is about to be made into the row of `state`."""
-    connection.execute("UPDATE state SET commits = ?, checksum = ?", (state.commits, _checksum(state)))
+def count_commit(connection: sqlite3.Connection, state: State, commits: int) -> None:
+    """Write the number of the commit that is about to be made into the row, which otherwise is `state`."""
+    connection.execute("UPDATE state SET commits = ?, checksum = ?", (commits, _checksum(state, commits)))
 
 
-def _checksum(state: State) -> int:
-    return checksum(state.database_id, state.sled_id, state.writer_id, state.commits)
+def _checksum(state: State, commits: int) -> int:
+    return checksum(state.database_id, state.sled_id, state.writer_id, commits)
 
 
 def new_state(sled_id: str | None = None, commits: int = 0) -> State:

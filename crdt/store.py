@@ -12,6 +12,7 @@ from typing import Final
 import structlog
 
 from crdt import inbox, outbox, settings
+from crdt.audit import validate_event
 from crdt.care.pruning import prune
 from crdt.event_log import validate_batches
 from crdt.lifetime import Lifetime
@@ -89,8 +90,9 @@ class Store(Lifetime):
         Raises:
             InvalidEvent, StoreFull, StoreUnavailable: nothing was stored.
         """
-        (seq,) = await self._append_one(EventBatch((event,)), allow_gap=True)
-        return seq
+        validate_event(event, allow_gap=True)
+        (appended,) = await self._append((EventBatch((event,)),))
+        return appended.seqs[0]
 
     async def append_events(self, events: Sequence[PipelineEvent]) -> list[int]:
         """Put events into the log in one commit, all or nothing, and return their seqs.
@@ -98,12 +100,8 @@ class Store(Lifetime):
         Raises:
             InvalidEvent, StoreFull, StoreUnavailable: nothing was stored.
         """
-        return list(await self._append_one(EventBatch(tuple(events)), allow_gap=False))
-
-    async def _append_one(self, batch: EventBatch, *, allow_gap: bool) -> tuple[int, ...]:
-        validate_batches([batch], allow_gap=allow_gap)
-        (appended,) = await self._append([batch])
-        return appended.seqs
+        (appended,) = await self.append_batches((EventBatch(tuple(events)),))
+        return list(appended.seqs)
 
     async def append_batches(self, batches: Sequence[EventBatch]) -> list[Appended]:
         """Put batches into the log in one commit, all or nothing, but for those that are duplicates.
@@ -112,7 +110,7 @@ class Store(Lifetime):
             InvalidEvent: its `field` names the event by its place among all events, as in `[3].story_id`.
             StoreFull, StoreUnavailable: nothing was stored.
         """
-        validate_batches(batches, allow_gap=False)
+        validate_batches(batches)
         return await self._append(batches)
 
     async def _append(self, batches: Sequence[EventBatch]) -> list[Appended]:
