@@ -20,9 +20,11 @@ from crdt import (
     Store,
     StoreFull,
     StoreUnavailable,
+    verify_database,
 )
+from crdt.schema import checksum
 from tests.crdt.breakage import fail_after_commit, fill_disk, free_disk
-from tests.crdt.samples import ROOM, event, events, lines, look, told
+from tests.crdt.samples import ROOM, alter, event, events, lines, look, told
 
 
 async def test_seqs_start_at_one_and_have_no_holes(store: Store) -> None:
@@ -82,6 +84,26 @@ async def test_another_segment_size_after_reopening_goes_on_where_the_log_ended(
     async with Store.open(path, segment_events=5) as store:
         assert await store.append_event(event(41)) == 41
         assert [one.story_id for one in await store.read_events()] == [str(n) for n in range(1, 42)]
+
+
+async def test_a_sealed_segment_grows_again_when_segments_become_larger(path: Path) -> None:
+    """The row of a segment lags behind its document while it grows; this one was full before."""
+    for segment_events in (4, 9, 9):
+        async with Store.open(path, segment_events=segment_events) as store:
+            head = (await store.statistics()).head
+            await store.append_events(events(head + 1, head + 4))
+            assert [one.event_seq for one in await store.read_events()] == list(range(1, head + 5))
+    assert verify_database(path).problems == ()
+
+
+async def test_a_log_from_before_rows_lagged_behind_goes_on_where_it_ended(path: Path) -> None:
+    async with Store.open(path, sled_id="build-1", segment_events=5) as store:
+        await store.append_events(events(1, 8))
+    alter(path, "UPDATE segments SET events = 3, checksum = ? WHERE segment = 2", checksum("build-1", 2, 6, 3, None))
+    alter(path, "PRAGMA user_version = 3")
+    async with Store.open(path, segment_events=5) as store:
+        assert await store.append_events(events(9, 12)) == [9, 10, 11, 12]
+    assert verify_database(path).problems == ()
 
 
 async def test_a_segment_that_smaller_segments_cut_short_is_dropped_by_retention_like_others(path: Path) -> None:

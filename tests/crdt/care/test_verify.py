@@ -144,7 +144,7 @@ async def test_events_that_could_never_have_been_stored_are_named(path: Path, mo
     monkeypatch.setattr("crdt.event_log.encode_event", encode)
     async with Store.open(path, segment_events=1) as store:
         await store.append_events(events(1, 2))
-        monkeypatch.setattr("crdt.store.validate_batches", lambda batches, *, allow_gap: None)
+        monkeypatch.setattr("crdt.store.validate_event", lambda event, *, allow_gap: None)
         await store.append_event(event(3, story_id="a\u2028b"))
     wrong_seq, forged = verify_database(path).problems
     assert "holds event 3 where event 2 should be" in wrong_seq
