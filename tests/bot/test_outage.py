@@ -121,8 +121,7 @@ class Bot:
         while self.clock.now < end:
             await self.clock.pass_by(0.1)
             await self.store.read_cursor()
-            while self.store._tasks:
-                await asyncio.wait(set(self.store._tasks))
+            await self.store._database._units.until_idle()
 
 
 @pytest.fixture
