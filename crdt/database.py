@@ -15,6 +15,7 @@ import asyncio
 import os
 import sqlite3
 from collections.abc import Callable
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -355,19 +356,17 @@ async def _open_owned(path: Path, lock: OwnerLock, sled_id: str | None, begin_an
     # Looked at before it is opened for writing, which would move what is left of a broken WAL into the file.
     # But what a death broke off before there was a WAL, only a writer can undo: SQLite does it before the first read.
     untouched = not path.with_name(f"{path.name}-journal").exists()
-    looker = await _connect(path, lambda connection: opening.inspect(connection, path, witness), read_only=untouched)
-    await looker.close()
-    writer = await _connect(path, lambda connection: opening.check_schema(connection, path))
-    reader = None
-    try:
-        state = await writer.run(lambda connection: opening.prepare(connection, path, sled_id, witness, begin_anew))
-        reader = await _connect(path, lambda connection: None, read_only=True)
-        lock.write_witness(Witness(state.commits, state.database_id))
-    except BaseException:
-        if reader is not None:
+    async with AsyncExitStack() as opened:
+        reader = await _connect(path, lambda looker: opening.inspect(looker, path, witness), read_only=untouched)
+        if not untouched:
             await reader.close()
-        await writer.close()
-        raise
+            reader = await _connect(path, lambda connection: None, read_only=True)
+        opened.push_async_callback(reader.close)
+        writer = await _connect(path, lambda connection: opening.check_schema(connection, path))
+        opened.push_async_callback(writer.close)
+        state = await writer.run(lambda connection: opening.prepare(connection, path, sled_id, witness, begin_anew))
+        lock.write_witness(Witness(state.commits, state.database_id))
+        opened.pop_all()
     return Database(path, lock, state, writer, reader)
 
 

@@ -261,8 +261,8 @@ class EventLog:
             if document is None:
                 events.clear()  # what is older is gone as well
             else:
-                texts = document.array("events")[low - segment.first_seq : high - segment.first_seq + 1]
-                events.extend(decode_event(self._sled_id, text) for text in texts)
+                texts = _slice(document, low - segment.first_seq, high - segment.first_seq + 1)
+                events.extend([decode_event(self._sled_id, text) for text in texts])
         return events
 
     async def _document(self, segment: Segment) -> Document | None:
@@ -322,6 +322,12 @@ class EventLog:
     def needs_housekeeping(self) -> bool:
         """Whether a document has grown enough to be compacted."""
         return bool(self._to_compact)
+
+
+def _slice(document: Document, first: int, end: int) -> list[str]:
+    """Read the events at places `first` to `end`, by whichever way is shorter: one by one costs ten times as much."""
+    array = document.array("events")
+    return array[first:end] if (end - first) * 10 < len(array) else document.texts("events")[first:end]
 
 
 def _has_keys_before(connection: sqlite3.Connection, at_ms: int) -> bool:

@@ -162,5 +162,8 @@ def migrate(connection: sqlite3.Connection, found: int, wanted: int = SCHEMA) ->
 
 def checksum(*fields: object) -> int:
     """CRC-32 over the fields of a row: integers and text by their text, bytes as they are, each with its length."""
-    parts = [field if isinstance(field, bytes) else str(field).encode() for field in fields]
-    return zlib.crc32(b"".join([b"%d:%b" % (len(part), part) for part in parts]))
+    crc = 0
+    for field in fields:
+        data = field if isinstance(field, bytes) else str(field).encode()
+        crc = zlib.crc32(data, zlib.crc32(b"%d:" % len(data), crc))
+    return crc
