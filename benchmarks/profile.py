@@ -18,7 +18,8 @@ from collections import defaultdict
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from pkgutil import resolve_name
+from typing import Any, TypeVar, cast
 from unittest.mock import patch
 
 from benchmarks.commits import RawCommits
@@ -115,8 +116,7 @@ def timing(clock: Clock, parts: dict[str, str]) -> Iterator[None]:
     """Count these functions as parts, whoever calls them."""
     with ExitStack() as patches:
         for target, name in parts.items():
-            patcher = patch(target)
-            patches.enter_context(patch(target, clock.timed(name, patcher.get_original()[0])))  # type: ignore[attr-defined]
+            patches.enter_context(patch(target, clock.timed(name, resolve_name(target))))
         yield
 
 
@@ -132,7 +132,7 @@ def timing_commits(clock: Clock) -> Iterator[None]:
 
     def timed_commit(self: Any, loop: Any, batch: Any, connection: Any) -> None:
         clock.spent[CROSSING] += time.perf_counter() - left_at[0]
-        commit(self, loop, batch, TimedConnection(connection, clock))
+        commit(self, loop, batch, cast(sqlite3.Connection, TimedConnection(connection, clock)))
         left_at[0] = time.perf_counter()
 
     def timed_committed(self: Any, *arguments: Any) -> None:

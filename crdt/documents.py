@@ -15,13 +15,12 @@ import asyncio
 import json
 import sqlite3
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
-from weakref import finalize
+from weakref import WeakValueDictionary, finalize
 
 import structlog
 from pycrdt import Array, Doc, Map, TransactionEvent
@@ -217,22 +216,13 @@ class _KeyedLocks:
     """One lock for each key, forgotten when nobody holds it or waits for it."""
 
     def __init__(self) -> None:
-        self._locks: dict[str, tuple[asyncio.Lock, int]] = {}
+        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
-    @asynccontextmanager
-    async def hold(self, key: str) -> AsyncIterator[None]:
-        lock, users = self._locks.get(key, (None, 0))
-        lock = lock or asyncio.Lock()
-        self._locks[key] = (lock, users + 1)
-        try:
-            async with lock:
-                yield
-        finally:
-            users = self._locks[key][1] - 1
-            if users:
-                self._locks[key] = (lock, users)
-            else:
-                del self._locks[key]
+    def of(self, key: str) -> asyncio.Lock:
+        lock = self._locks.get(key)
+        if lock is None:
+            lock = self._locks[key] = asyncio.Lock()
+        return lock
 
 
 class Documents:
@@ -245,11 +235,10 @@ class Documents:
         self._locks = _KeyedLocks()
         self._loads = _KeyedLocks()
 
-    @asynccontextmanager
-    async def lock(self, key: str) -> AsyncIterator[None]:
-        """Hold `key` alone. What is locked is a name of the caller's choice: all parts of a session share one."""
-        async with self._locks.hold(key):
-            yield
+    def lock(self, key: str) -> asyncio.Lock:
+        """The lock of `key`, to be held alone. What is locked is a name of the caller's choice: all parts of a session
+        share one."""
+        return self._locks.of(key)
 
     async def get(self, name: str) -> Document:
         """Get the document, from memory or from its rows; an empty one when there are none.
@@ -259,7 +248,7 @@ class Documents:
         """
         document = self._loaded.get(name)
         if document is None:
-            async with self._loads.hold(name):
+            async with self._loads.of(name):
                 document = self._loaded.get(name)
                 if document is None:
                     document = await self.load(name)

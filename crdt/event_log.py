@@ -246,6 +246,10 @@ class EventLog:
                 self._to_compact.add(document.name)
         self._recent.extend(self.head, growth.at_ms, growth.events)
 
+    def recent(self, first: int, last: int) -> list[PipelineEvent] | None:
+        """The events with seqs `first` to `last`, as they were handed in, if all of them came lately."""
+        return self._recent.given(first, last)
+
     async def read(self, first: int, last: int) -> list[RecordedEvent]:
         """Read the events with seqs `first` to `last`, as far as they are committed and kept, oldest first."""
         first, last = max(first, self.oldest), min(last, self.head)

@@ -56,17 +56,21 @@ class RecentEvents:
         self._events.extend([(at_ms, event) for event in events[-RECENT:]])
         self._head = head
 
-    def clear(self) -> None:
-        """Forget all."""
-        self._events.clear()
+    def given(self, first: int, last: int) -> list[PipelineEvent] | None:
+        """The events with seqs `first` to `last`, as they were handed in; `None` when they are not all here."""
+        entries = self._entries(first, last)
+        return None if entries is None else [event for _, event in entries]
 
     def read(self, first: int, last: int) -> list[RecordedEvent] | None:
-        """The events with seqs `first` to `last`; `None` when they are not all here."""
+        """The same, as they are recorded."""
+        entries = self._entries(first, last)
+        return None if entries is None else [self._recorded(seq, *entry) for seq, entry in enumerate(entries, first)]
+
+    def _entries(self, first: int, last: int) -> list[tuple[int, PipelineEvent]] | None:
         oldest = self._head - len(self._events) + 1
         if first < oldest or last > self._head:
             return None
-        events = [self._events[seq - oldest] for seq in range(first, last + 1)]
-        return [self._recorded(seq, *entry) for seq, entry in enumerate(events, first)]
+        return [self._events[seq - oldest] for seq in range(first, last + 1)]
 
     def _recorded(self, seq: int, at_ms: int, event: PipelineEvent) -> RecordedEvent:
         fields = (event.story_id, event.from_stage, event.to_stage, event.pipeline_event)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from crdt.audit import audit_line, fold_line, gap_line
 from crdt.event_log import EventLog
 from crdt.marks import SeqRange, Unseen, unseen
-from crdt.model import GAP_PIPELINE_EVENT, RecordedEvent
+from crdt.model import GAP_PIPELINE_EVENT, PipelineEvent, RecordedEvent
 
 Keep = Callable[[RecordedEvent], bool]
 
@@ -32,6 +32,10 @@ async def tell(log: EventLog, mark: int, max_lines: int | None = None, keep: Kee
     `keep` is the room's filter; the mark passes what it leaves out. Gap sentinels pass every filter: what was lost
     could have been meant for the room.
     """
+    plan = unseen(mark, oldest=log.oldest, head=log.head, max_shown=max_lines)
+    given = log.recent(plan.shown.first, plan.shown.last) if plan.shown and keep is None else None
+    if given is not None:
+        return _told(plan, plan.folded, given)
     plan, events = await _read_unseen(log, mark, max_lines, keep)
     folded = plan.folded
     if keep is not None:
@@ -40,6 +44,10 @@ async def tell(log: EventLog, mark: int, max_lines: int | None = None, keep: Kee
             first = folded.first if folded else events[0].event_seq
             events = events[len(events) - max_lines :]
             folded = SeqRange(first, events[0].event_seq - 1)
+    return _told(plan, folded, events)
+
+
+def _told(plan: Unseen, folded: SeqRange | None, events: Sequence[PipelineEvent | RecordedEvent]) -> Telling:
     lines = [gap_line(plan.dropped)] if plan.dropped else []
     if folded:
         lines.append(fold_line(folded))
