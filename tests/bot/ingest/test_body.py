@@ -8,8 +8,7 @@ from contextlib import AsyncExitStack
 import pytest
 
 from bot.health import Health
-from bot.ingest import IngestServer
-from bot.ingest import server as server_module
+from bot.ingest import IngestServer, listener
 from bot.ingest.body import MAX_BODY_BYTES
 from bot.ingest.places import MAX_BODIES_IN_FLIGHT
 from tests.bot.ingest.conftest import RecordingAppend
@@ -64,7 +63,7 @@ async def test_chunks_that_are_framed_wrongly_are_malformed(server: IngestServer
 async def test_a_body_that_does_not_arrive_in_time_is_given_up(
     append: RecordingAppend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(server_module, "_LINGER_SECONDS", 0.05)
+    monkeypatch.setattr(listener, "_LINGER_SECONDS", 0.05)
     async with (
         IngestServer(append, [TOKEN], "127.0.0.1", 0, Health(), body_seconds=0.05) as server,
         connect(server.port) as connection,

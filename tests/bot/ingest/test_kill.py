@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+from bot.ingest.listener import MAX_CONNECTIONS
 from crdt import Store
 from tests.bot.ingest.raw_http import connect, head
 from tests.bot.ingest.senders import github
@@ -92,3 +93,18 @@ async def test_whatever_was_acknowledged_before_a_kill_is_in_the_log_once(tmp_pa
     async with serving(database) as (_, port):
         await send_all(port, acked.add)
     assert await stories(database) == Counter(range(1, DELIVERIES + 1))
+
+
+async def test_more_deliveries_at_one_moment_than_there_are_connections_are_all_taken(tmp_path: Path) -> None:
+    crowd = range(1, 901)  # and the usual limit of 1,024 file descriptors is enough for this side
+    async with serving(tmp_path / "musher.db") as (_, port):
+
+        async def send_one(number: int) -> int:
+            async with connect(port) as connection:
+                await connection.send(delivery(number))
+                return (await connection.answer()).status
+
+        answers = await asyncio.gather(*map(send_one, crowd))
+    assert set(answers) == {202}
+    assert len(crowd) > MAX_CONNECTIONS
+    assert await stories(tmp_path / "musher.db") == Counter(crowd)

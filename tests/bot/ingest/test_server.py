@@ -10,12 +10,10 @@ import pytest
 from structlog.testing import capture_logs
 
 from bot.health import Health
-from bot.ingest import IngestServer, ListenFailed
+from bot.ingest import IngestServer, ListenFailed, listener
 from bot.ingest import server as server_module
-from crdt import GAP_PIPELINE_EVENT, PipelineEvent
 from tests.bot.ingest.conftest import RecordingAppend
 from tests.bot.ingest.raw_http import TOKEN, connect, get, head, post
-from tests.bot.ingest.senders import source
 
 EVENT = {"story_id": "1", "from_stage": "a", "to_stage": "b", "pipeline_event": "Moved"}
 
@@ -142,54 +140,54 @@ async def test_headers_that_trickle_in_are_cut_off(append: RecordingAppend) -> N
         assert await idle.closed() == b""
 
 
-async def test_connections_over_the_limit_are_turned_away(
-    server: IngestServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+async def test_connections_over_the_limit_wait_for_their_turn_and_none_is_lost(
+    append: RecordingAppend, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(server_module, "MAX_CONNECTIONS", 2)
-    async with connect(server.port) as first, connect(server.port) as second:
+    monkeypatch.setattr(listener, "MAX_CONNECTIONS", 3)
+    async with (
+        IngestServer(append, [TOKEN], "127.0.0.1", 0, Health()) as server,
+        connect(server.port) as first,
+        connect(server.port) as second,
+    ):
         for connection in (first, second):
             await connection.send(head("/healthz", "GET"))
-            assert (await connection.answer()).status == 200
-        async with connect(server.port) as third:
-            with pytest.raises((ConnectionError, asyncio.IncompleteReadError)):
-                await third.send(head("/healthz", "GET"))
-                await third.answer()
-        await first.send(head("/healthz", "GET"))
-        assert (await first.answer()).status == 200
+        waiting = [asyncio.create_task(post(server.port, EVENT)) for _ in range(300)]
+        for connection in (first, second):
+            # A full house needs the place for those who wait.
+            answer = await connection.answer()
+            assert (answer.status, answer.headers.get("connection")) == (200, "close")
+        assert {answer.status for answer in await asyncio.gather(*waiting)} == {202}
+        async with connect(server.port) as later:
+            for _ in range(2):
+                await later.send(head("/healthz", "GET"))
+                answer = await later.answer()
+                assert (answer.status, "connection" in answer.headers) == (200, False)
+    assert len(append.calls) == 300
     assert caplog.records == []
 
 
-async def test_a_connection_turned_away_may_have_been_a_delivery_that_never_comes_again(
-    append: RecordingAppend, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(server_module, "MAX_CONNECTIONS", 1)
-    told: asyncio.Queue[PipelineEvent] = asyncio.Queue()
+async def test_an_accept_that_fails_is_not_the_last(append: RecordingAppend, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listener, "_ACCEPT_AGAIN_SECONDS", 0.001)
+    failures = [OSError(24, "Too many open files"), ConnectionAbortedError()] * 2
+    accept = asyncio.get_running_loop().sock_accept
 
-    async def append_gap(sentinel: PipelineEvent) -> int:
-        await told.put(sentinel)
-        return 1
+    async def fail_at_first(listening: socket.socket) -> tuple[socket.socket, object]:
+        if failures:
+            raise failures.pop()
+        return await accept(listening)
 
-    async with (
-        IngestServer(
-            append, [TOKEN], "127.0.0.1", 0, Health(), sources=[source("github")], append_gap=append_gap
-        ) as server,
-        connect(server.port) as first,
-    ):
-        await first.send(head("/healthz", "GET"))
-        assert (await first.answer()).status == 200
-        async with connect(server.port) as second:
-            with pytest.raises((ConnectionError, asyncio.IncompleteReadError)):
-                await second.send(head("/healthz", "GET"))
-                await second.answer()
-        async with asyncio.timeout(10):
-            assert (await told.get()).pipeline_event == GAP_PIPELINE_EVENT
+    monkeypatch.setattr(asyncio.get_running_loop(), "sock_accept", fail_at_first)
+    monkeypatch.setattr(listener, "MAX_CONNECTIONS", 1)
+    async with IngestServer(append, [TOKEN], "127.0.0.1", 0, Health()) as server:
+        assert (await get(server.port, "/healthz")).status == 200
+    assert failures == []
 
 
 @pytest.mark.parametrize("sent", [b"", head(Content_Length="80") + b"{", head(Content_Length="2")])
 async def test_a_client_that_closes_its_half_too_early_is_let_go(
     append: RecordingAppend, sent: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(server_module, "_LINGER_SECONDS", 0.05)
+    monkeypatch.setattr(listener, "_LINGER_SECONDS", 0.05)
     async with (
         IngestServer(append, [TOKEN], "127.0.0.1", 0, Health(), body_seconds=0.1) as server,
         connect(server.port) as connection,
