@@ -30,6 +30,7 @@ format: .venv/.ready
 # Ten minutes; docs/benchmarks.md tells what it measures, and how to measure less.
 bench: .venv/.ready
 	@$(SYNC) --group bench --inexact --system-certs 2>/dev/null || $(SYNC) --group bench --inexact
+	$(RUN)/python -m benchmarks.profile > docs/benchmarks-profile.txt
 	$(RUN)/python -m benchmarks --json docs/benchmarks.json --svg docs/benchmarks.svg
 
 # Ten minutes of random faults and kills; the seed is printed. `make soak SOAK="--minutes 60 --rooms 8 --seed 42"`

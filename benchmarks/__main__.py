@@ -15,6 +15,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,8 @@ from benchmarks.figure import Figure
 from benchmarks.stores import quiet
 
 CACHE = Path(".cache").absolute()
+ROW_TIMEOUT_S = 900
+"""How long one row may take: several times what it takes on a slow machine."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,23 +70,29 @@ def main() -> int:
         facts = machine.facts(Path(folder))
         print(table.facts(facts), table.head(), sep="\n\n", flush=True)
         figures: list[Figure] = []
-        broken = 0
+        broken: list[str] = []
+        started = time.monotonic()
         for place, row in enumerate(row for row in ROWS if not asked.rows or row.number in asked.rows):
             try:
                 found = _in_a_process(row, Path(folder) / f"row-{place}", asked.quick)
-            except subprocess.CalledProcessError as error:
-                print(f"row {row.number} ({row.module}) broke off, exit code {error.returncode}; its reason is above")
-                broken += 1
+            except (subprocess.SubprocessError, ValueError) as error:  # the other rows are measured all the same
+                reason = f"row {row.number} ({row.module}) broke off: {error}; what it said is above"
+                print(reason, flush=True)
+                broken.append(reason)
                 continue
             figures += found
             for figure in found:
                 print(table.line(figure), flush=True)
+        seconds = time.monotonic() - started
     if asked.json:
-        document = {"machine": facts, "figures": [_plain(figure) for figure in figures]}
+        document: dict[str, object] = {"machine": facts, "seconds": round(seconds), "broken": broken}
+        document["figures"] = [_plain(figure) for figure in figures]
         asked.json.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n")
     if asked.svg:
         asked.svg.write_text(picture.draw(facts, figures))
-    return 0 if all(figure.holds for figure in figures) and not broken else 1
+    missed = sum(not figure.holds for figure in figures)
+    print(f"\n{len(figures)} figures in {seconds:.0f} s, {missed} not as they must be, {len(broken)} rows broken off")
+    return 1 if missed or broken else 0
 
 
 def _plain(figure: Figure) -> dict[str, object]:
@@ -108,7 +117,11 @@ def _in_a_process(row: Row, folder: Path, quick: bool) -> Sequence[Figure]:
 def _figures(row: Row, folder: Path, quick: bool, environment: Mapping[str, str]) -> list[Figure]:
     command = [sys.executable, "-m", "benchmarks", "--measure", row.module, "--folder", str(folder)]
     child = subprocess.run(
-        command + ["--quick"] * quick, env={**os.environ, **environment}, stdout=subprocess.PIPE, check=True
+        command + ["--quick"] * quick,
+        env={**os.environ, **environment},
+        stdout=subprocess.PIPE,
+        check=True,
+        timeout=ROW_TIMEOUT_S,
     )
     return [Figure(**fields) for fields in json.loads(child.stdout)]
 

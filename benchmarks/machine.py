@@ -8,7 +8,7 @@ import sqlite3
 import statistics
 import sys
 import time
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from benchmarks.commits import RawCommits
@@ -30,8 +30,15 @@ def facts(folder: Path) -> dict[str, str]:
         "SQLite": sqlite3.sqlite_version,
         "fsync of 4 KiB, p50": microseconds(_sync(folder / "facts.bin")),
         "raw commit, p50": microseconds(statistics.median(commits)),
-        **{name: version(name) for name in PACKAGES},
+        **{name: _version(name) for name in PACKAGES},
     }
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:  # the rows that need it say so
+        return "not installed"
 
 
 def _sync(file: Path) -> float:

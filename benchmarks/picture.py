@@ -34,8 +34,16 @@ def draw(facts: Mapping[str, str], figures: Sequence[Figure]) -> str:
             _text(_MARGIN, 26, "How fast, beside whom", size=18),
             _text(_MARGIN, 46, f"{machine}; a bar that ends left of the line is better than it must be", colour="#555"),
             f'<line x1="{LIMIT_AT}" x2="{LIMIT_AT}" y1="{TOP - 8}" y2="{height - 36}" stroke="#333"/>',
+            _text(LIMIT_AT, TOP - 12, "must", size=10, colour="#333", anchor="middle"),
             *lines,
-            _text(_MARGIN, height - 14, "Each step of the same length is a factor of two.", colour="#555"),
+            _text(
+                *(
+                    _MARGIN,
+                    height - 14,
+                    "Lengths of the same size are the same factor; a thin line: the rounds' quartiles.",
+                ),
+                colour="#555",
+            ),
             "</svg>\n",
         ]
     )
