@@ -25,7 +25,7 @@ import aiosqlite
 import structlog
 
 from crdt import opening, schema
-from crdt.errors import CrdtError, StoreClosed, StoreDamaged, StoreFull, StoreUnavailable
+from crdt.errors import StoreClosed, StoreUnavailable, translate
 from crdt.gathering import Gathering
 from crdt.opening import BeginAnew
 from crdt.owner import OwnerLock, Witness, read_witness
@@ -71,6 +71,7 @@ class Database:
         self.failure: str | None = None
         """Why the newest commit failed; `None` when it did not."""
         self._lock = lock
+        self._files = opening.files_of(path)
         self._writer: _Connection | None = writer
         self._reader = reader
         self._units = Gathering(self._begin)
@@ -192,6 +193,7 @@ class Database:
             self._units.ended()
 
     def _transact(self, connection: sqlite3.Connection, batch: list[_Waiting], outcomes: list[Any]) -> int:
+        opening.check_in_place(self.path, self._files)
         connection.execute("BEGIN IMMEDIATE")
         run = _run_alone if len(batch) == 1 else _run_in_savepoint
         for waiting in batch:
@@ -214,6 +216,7 @@ class Database:
         The checkpoint writes what the WAL holds a second time and syncs it: after a failed fsync nothing less shows
         that a commit which can be read will also survive.
         """
+        opening.check_in_place(self.path, self._files)
         broken, self._writer = self._writer, None
         if broken is not None:
             await broken.close()
@@ -278,28 +281,6 @@ def _resolve(done: asyncio.Future[Any], outcome: Any) -> None:
         done.set_result(outcome)
 
 
-def translate(path: Path, error: sqlite3.Error | OSError | UnicodeDecodeError) -> CrdtError:
-    """Say in the store's own words what SQLite or the file system reported."""
-    if isinstance(error, UnicodeDecodeError):  # of SQLite's own message, which quotes what it can't read
-        return StoreDamaged(str(path), error.object.decode(errors="replace"))
-    code = getattr(error, "sqlite_errorcode", None)
-    primary = code & 0xFF if code is not None else None
-    if primary == sqlite3.SQLITE_FULL:
-        return StoreFull(str(path))
-    if primary in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB) or "decode to UTF-8" in str(error):
-        return StoreDamaged(str(path), str(error))
-    if code == sqlite3.SQLITE_READONLY_ROLLBACK:
-        return StoreUnavailable(
-            str(path), "was left in the midst of a change", "start 'musher run' once, which undoes it"
-        )
-    if isinstance(error, OSError):
-        reason = error.strerror or str(error)
-        return StoreUnavailable(
-            str(path), f"can't be opened ({reason})", "check that its folder exists and is writable"
-        )
-    return StoreUnavailable(str(path), f"failed ({error})", "check the disk and the permissions of its folder")
-
-
 async def _connect(path: Path, check: Unit[None], *, read_only: bool = False) -> _Connection:
     def connector() -> sqlite3.Connection:
         mode = "ro" if read_only else "rw"
@@ -336,9 +317,9 @@ async def open_database(path: Path, sled_id: str | None, begin_anew: BeginAnew |
     """
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        lock = OwnerLock.acquire(path)
     except OSError as error:
         raise translate(path, error) from error
-    lock = OwnerLock.acquire(path)
     try:
         return await _open_owned(path, lock, sled_id, begin_anew)
     except BaseException as error:
@@ -353,6 +334,7 @@ async def _open_owned(path: Path, lock: OwnerLock, sled_id: str | None, begin_an
     witness = lock.read_witness()
     opening.check_presence(path, witness)
     os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+    opening.check_only_name(path)
     # Looked at before it is opened for writing, which would move what is left of a broken WAL into the file.
     # But what a death broke off before there was a WAL, only a writer can undo: SQLite does it before the first read.
     untouched = not path.with_name(f"{path.name}-journal").exists()
@@ -365,6 +347,8 @@ async def _open_owned(path: Path, lock: OwnerLock, sled_id: str | None, begin_an
         writer = await _connect(path, lambda connection: opening.check_schema(connection, path))
         opened.push_async_callback(writer.close)
         state = await writer.run(lambda connection: opening.prepare(connection, path, sled_id, witness, begin_anew))
+        # From its first read on, the reader keeps the WAL, which the last to leave would delete.
+        await reader.run(lambda connection: connection.execute("SELECT 1 FROM state").fetchall())
         lock.write_witness(Witness(state.commits, state.database_id))
         opened.pop_all()
     return Database(path, lock, state, writer, reader)
@@ -380,10 +364,10 @@ async def open_read_only(path: Path) -> tuple[_Connection, State]:
     opening.check_presence(path, witness)
     if not path.exists():  # noqa: ASYNC240 - one stat of a local file
         raise StoreUnavailable(str(path), "does not exist", "check store.path, or start 'musher run' first")
-    opening.check_file(path)
     try:
+        opening.check_file(path)
         connection = await _connect(path, lambda connection: opening.check_schema(connection, path), read_only=True)
-    except (sqlite3.Error, UnicodeDecodeError) as error:
+    except (sqlite3.Error, OSError, UnicodeDecodeError) as error:
         raise translate(path, error) from error
     try:
         state = await connection.run(lambda connection: opening.read_current_state(connection, path, witness))

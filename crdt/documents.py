@@ -25,8 +25,8 @@ from weakref import WeakValueDictionary, finalize
 import structlog
 from pycrdt import Array, Doc, Map, TransactionEvent
 
-from crdt.database import Database, in_snapshot, translate
-from crdt.errors import StoreDamaged
+from crdt.database import Database, in_snapshot
+from crdt.errors import StoreDamaged, translate
 from crdt.schema import checksum
 
 log = structlog.get_logger(__name__)

@@ -6,6 +6,10 @@ All of them descend from `CrdtError`; the store lets no other exception of its o
 
 from __future__ import annotations
 
+import errno
+import sqlite3
+from pathlib import Path
+
 
 class CrdtError(Exception):
     """The root of every error that the store raises."""
@@ -115,3 +119,35 @@ class UnknownTurn(CrdtError):
 
     def __init__(self, session_id: str, key: str) -> None:
         super().__init__(f"no turn {key} was begun in session {session_id}: call begin_turn() first")
+
+
+# What SQLite and its module say of damage under codes that stand for anything.
+_SIGNS_OF_DAMAGE = ("decode to UTF-8", "unsupported file format")
+
+
+def translate(path: Path, error: sqlite3.Error | OSError | UnicodeDecodeError) -> CrdtError:
+    """Say in the store's own words what SQLite or the file system reported."""
+    if isinstance(error, UnicodeDecodeError):  # of SQLite's own message, which quotes what it can't read
+        return StoreDamaged(str(path), error.object.decode(errors="replace"))
+    if isinstance(error, OSError):
+        return _translate_os_error(path, error)
+    code = getattr(error, "sqlite_errorcode", None)
+    primary = code & 0xFF if code is not None else None
+    if primary == sqlite3.SQLITE_FULL:
+        return StoreFull(str(path))
+    if primary in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB) or any(
+        sign in str(error) for sign in _SIGNS_OF_DAMAGE
+    ):
+        return StoreDamaged(str(path), str(error))
+    if code == sqlite3.SQLITE_READONLY_ROLLBACK:
+        return StoreUnavailable(
+            str(path), "was left in the midst of a change", "start 'musher run' once, which undoes it"
+        )
+    return StoreUnavailable(str(path), f"failed ({error})", "check the disk and the permissions of its folder")
+
+
+def _translate_os_error(path: Path, error: OSError) -> CrdtError:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return StoreFull(str(path))
+    reason = error.strerror or str(error)
+    return StoreUnavailable(str(path), f"can't be opened ({reason})", "check that its folder exists and is writable")

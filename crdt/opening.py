@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +22,9 @@ BeginAnew = Callable[[sqlite3.Connection, State], State]
 returns the new identity."""
 
 _SQLITE_MAGIC: Final = b"SQLite format 3\x00"
+_SQLITE_HEADER: Final = 100
+_FILE_FORMATS: Final = frozenset((1, 2))
+"""Bytes 18 and 19 of the header (https://sqlite.org/fileformat.html): without a WAL, and with one."""
 
 
 def check_file(path: Path) -> None:
@@ -28,10 +32,50 @@ def check_file(path: Path) -> None:
     if not path.exists():
         return
     with path.open("rb") as file:
-        magic = file.read(len(_SQLITE_MAGIC))
-    if magic and magic != _SQLITE_MAGIC:
+        header = file.read(_SQLITE_HEADER)
+    if header and not header.startswith(_SQLITE_MAGIC):
         raise StoreDamaged(
             str(path), "the file is not an SQLite database", "point store.path at another file, or restore a backup"
+        )
+    if header and not _FILE_FORMATS.issuperset(header[18:20]):  # SQLite would take it for one that can't be written
+        raise StoreDamaged(str(path), "the file format in its header was altered")
+
+
+def check_only_name(path: Path) -> None:
+    """Refuse a file that has another name: the lock and the WAL go by the name, so two services could open it."""
+    names = path.stat().st_nlink
+    if names > 1:
+        problem = f"has {names} names (hard links), under each of which a service could open it"
+        raise StoreUnavailable(str(path), problem, "remove the other names, or copy the file")
+
+
+Files = tuple[tuple[int, int] | None, ...]
+"""Which files are a database and its WAL, whatever they are called; `None` for one that is not there."""
+
+
+def files_of(path: Path) -> Files:
+    """Find out which files stand under the names of a database and its WAL."""
+    return _file_at(path), _file_at(f"{path}-wal")
+
+
+def _file_at(path: str | Path) -> tuple[int, int] | None:
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def check_in_place(path: Path, files: Files) -> None:
+    """Refuse to write into files that were moved, deleted or replaced since they were opened: no start would find it.
+
+    SQLite itself looks only at files that have no WAL.
+    """
+    if files_of(path) != files:
+        raise StoreUnavailable(
+            str(path),
+            "or its WAL was moved, deleted or replaced while it was open",
+            "put it back, or start Musher again",
         )
 
 

@@ -1,9 +1,9 @@
 """One process owns the database, and a witness outside it remembers how far its commits went.
 
 The lock file `<database>.lock` is held by flock for as long as the store is open; the kernel lets go of it whatever
-way the process ends. Its second line is the witness: the number of the newest commit and the database's id, written
-after each commit without fsync. A database that is behind its witness has lost acknowledged commits (a truncated WAL,
-an old copy put in place), which SQLite itself can't notice.
+way the process ends. Its second line is the witness: the number of the newest commit, the database's id, and their
+checksum, written after each commit without fsync. A database that is behind its witness has lost acknowledged commits
+(a truncated WAL, an old copy put in place), which SQLite itself can't notice.
 """
 
 from __future__ import annotations
@@ -13,7 +13,12 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+import structlog
+
 from crdt.errors import StoreBusy, StoreUnavailable
+from crdt.schema import checksum
+
+log = structlog.get_logger(__name__)
 
 _OWNER_WIDTH = 24
 _WITNESS_OFFSET = _OWNER_WIDTH
@@ -29,7 +34,7 @@ class Witness:
 
 def lock_path(database: Path) -> Path:
     """Where the lock file of a database stands: beside the file itself, whatever links lead to it."""
-    database = database.resolve()
+    database = Path(os.path.realpath(database))  # `resolve` fails where links lead round in a circle
     return database.with_name(database.name + ".lock")
 
 
@@ -46,6 +51,7 @@ class OwnerLock:
         Raises:
             StoreBusy: another process (or another store of this one) holds it.
             StoreUnavailable: the lock file can't be made.
+            OSError: it can't be written.
         """
         path = lock_path(database)
         try:
@@ -59,7 +65,11 @@ class OwnerLock:
             owner = os.pread(descriptor, _OWNER_WIDTH, 0).decode("ascii", "replace").strip()
             os.close(descriptor)
             raise StoreBusy(str(database), owner or "pid unknown") from error
-        os.pwrite(descriptor, f"pid {os.getpid()}".ljust(_OWNER_WIDTH - 1).encode() + b"\n", 0)
+        try:
+            os.pwrite(descriptor, f"pid {os.getpid()}".ljust(_OWNER_WIDTH - 1).encode() + b"\n", 0)
+        except BaseException:
+            os.close(descriptor)
+            raise
         return cls(descriptor)
 
     def read_witness(self) -> Witness | None:
@@ -68,7 +78,8 @@ class OwnerLock:
 
     def write_witness(self, witness: Witness) -> None:
         """Note the newest commit. Not synced: it has to outlive the process, not the power."""
-        os.pwrite(self._descriptor, f"{witness.commits:020d} {witness.database_id}\n".encode(), _WITNESS_OFFSET)
+        fields = (f"{witness.commits:020d}", witness.database_id)
+        os.pwrite(self._descriptor, f"{' '.join(fields)} {checksum(*fields):010d}\n".encode(), _WITNESS_OFFSET)
 
     def release(self) -> None:
         """Let go of the lock; the file stays, for its witness."""
@@ -88,7 +99,10 @@ def read_witness(database: Path) -> Witness | None:
 
 
 def _parse(found: bytes) -> Witness | None:
-    fields = found.decode("ascii", "replace").split()
-    if len(fields) != 2 or not fields[0].isdigit():
+    """Read a witness; one that was altered says nothing, or another history would seem to be in place."""
+    commits, database_id, stored_checksum = ([*found.decode("ascii", "replace").split(), "", "", ""])[:3]
+    if stored_checksum != f"{checksum(commits, database_id):010d}":
+        if commits:
+            log.warning("witness_unreadable", effect="commits that were lost before this opening are not noticed")
         return None
-    return Witness(int(fields[0]), fields[1])
+    return Witness(int(commits), database_id)

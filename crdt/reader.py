@@ -10,9 +10,9 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 from crdt import settings, transcript
-from crdt.database import in_snapshot, open_read_only, translate
+from crdt.database import in_snapshot, open_read_only
 from crdt.documents import Document, build_document, read_document
-from crdt.errors import StoreClosed, StoreDamaged
+from crdt.errors import StoreClosed, StoreDamaged, translate
 from crdt.log_entries import decode_event, document_name
 from crdt.model import LlmSessionView, RecordedEvent, TranscriptEntry
 from crdt.segments import read_segments

@@ -10,6 +10,7 @@ Measured at 1,000,000 events: 50 ms; with 900,000 dedupe keys and 400,000 settle
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Set
 from functools import cache
 from typing import Final
 
@@ -68,12 +69,18 @@ def check_tables(connection: sqlite3.Connection) -> int:
     """
     version: int = connection.execute("PRAGMA user_version").fetchone()[0]
     found = set(connection.execute("SELECT name, tbl_name, sql FROM sqlite_master"))
-    if version == 0 and found:
+    if version < 0 or (version == 0 and found):
         raise ValueError("its schema number was altered")
-    altered = sorted(name for name, *rest in _expected(version) if (name, *rest) not in found)
+    if (_names(_expected(schema.SCHEMA)) - _names(_expected(version))) & _names(found):
+        raise ValueError("its schema number was altered")
+    altered = sorted(_names(_expected(version) - found))
     if altered:
         raise ValueError(f"the definition of {altered[0]} was altered")
     return version
+
+
+def _names(definitions: Set[tuple[str, str, str]]) -> set[str]:
+    return {name for name, *_ in definitions}
 
 
 @cache

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from crdt.database import Database
+from crdt.errors import translate
 from crdt.event_log import EventLog
 
 _WAITING: Final = "SELECT count(*), min({since}) FROM {table} WHERE outcome IS NULL"
@@ -65,7 +66,10 @@ async def measure(database: Database, event_log: EventLog) -> Statistics:
         commits,
         sessions,
     ) = await database.read(_counts)
-    database_bytes, wal_bytes, free_bytes = await asyncio.to_thread(_sizes, database.path)
+    try:
+        database_bytes, wal_bytes, free_bytes = await asyncio.to_thread(_sizes, database.path)
+    except OSError as error:
+        raise translate(database.path, error) from error
     return Statistics(
         inbox=Queue(inbox, _age_s(inbox_since, now_ms)),
         context=context,

@@ -11,8 +11,8 @@ from typing import Final
 
 from crdt import opening, schema
 from crdt.care.progress import Progress
-from crdt.database import in_snapshot, translate
-from crdt.errors import StoreUnavailable
+from crdt.database import in_snapshot
+from crdt.errors import StoreUnavailable, translate
 from crdt.owner import read_witness
 from crdt.state import State
 

@@ -157,3 +157,23 @@ async def test_a_reader_names_damage_too(full: Path) -> None:
         with pytest.raises(StoreDamaged, match="row of session"):
             await reader.list_sessions()
         assert len(await reader.read_events()) == 17
+
+
+@pytest.mark.parametrize(
+    ("offset", "byte", "named"),
+    [
+        (18, 3, "file format"),
+        (19, 0, "file format"),
+        (47, 5, "unsupported file format"),
+        (60, 0x80, "schema number"),
+        (63, 2, "schema number"),
+    ],
+)
+async def test_an_altered_header_is_named(full: Path, offset: int, byte: int, named: str) -> None:
+    """SQLite would take such a file for one that can't be written, or the store for one of an older Musher."""
+    with full.open("r+b") as file:
+        file.seek(offset)
+        file.write(bytes([byte]))
+    with pytest.raises(StoreDamaged, match=named):
+        async with Store.open(full):
+            pass

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sqlite3
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -11,8 +12,20 @@ import pytest
 from structlog.testing import capture_logs
 
 import crdt.database
-from crdt import CrdtError, SledMismatch, Store, StoreClosed, StoreDamaged, StoreFull, StoreNewer, StoreUnavailable
-from crdt.database import Database, open_database, translate
+from crdt import (
+    CrdtError,
+    SledMismatch,
+    Store,
+    StoreClosed,
+    StoreDamaged,
+    StoreFull,
+    StoreNewer,
+    StoreReader,
+    StoreUnavailable,
+)
+from crdt.database import Database, open_database
+from crdt.errors import translate
+from crdt.owner import lock_path
 from crdt.schema import APPLICATION_ID, SCHEMA
 from tests.crdt.samples import alter, event, look
 
@@ -319,6 +332,23 @@ async def test_a_database_that_lost_its_first_commit_is_made_again(path: Path) -
 
 async def test_a_path_that_is_a_folder_is_refused(tmp_path: Path) -> None:
     assert isinstance(await refused(tmp_path), StoreUnavailable)
+    with pytest.raises(StoreUnavailable):
+        async with StoreReader.open(tmp_path):
+            pass
+
+
+async def test_links_that_lead_round_in_a_circle_are_refused(path: Path) -> None:
+    os.symlink(path, path)
+    assert isinstance(await refused(path), StoreUnavailable)
+    with pytest.raises(StoreUnavailable):
+        async with StoreReader.open(path):
+            pass
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full here")
+async def test_a_start_on_a_full_disk_says_so(path: Path) -> None:
+    lock_path(path).symlink_to("/dev/full")
+    assert isinstance(await refused(path), StoreFull)
 
 
 @pytest.mark.parametrize("folder", ["file/below", "/proc/musher"])

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from crdt import Store, StoreBusy, StoreDamaged
+from crdt import Store, StoreBusy, StoreDamaged, StoreUnavailable
 from crdt.owner import OwnerLock, Witness, lock_path
-from tests.crdt.samples import event, events
+from tests.crdt.samples import ROOM, event, events, message
 
 OPEN_AND_REPORT = """
 import asyncio, sys
@@ -159,6 +159,75 @@ async def test_a_lock_file_without_a_witness_says_nothing(path: Path, content: b
     await asyncio.to_thread(lock_path(path).write_bytes, content)
     async with Store.open(path) as store:
         assert len(await store.read_events()) == 1
+
+
+async def test_a_witness_that_was_altered_says_nothing_and_is_told_of(path: Path) -> None:
+    """It must not make the database look like another one, which would give up its open work."""
+    async with Store.open(path) as store:
+        await store.admit([message("$1")], cursor="s1")
+    sound = await asyncio.to_thread(lock_path(path).read_bytes)
+    for place in range(24, len(sound) - 1):
+        altered = bytearray(sound)
+        altered[place] ^= 1
+        await asyncio.to_thread(lock_path(path).write_bytes, altered)
+        with capture_logs() as logs:
+            async with Store.open(path) as store:
+                assert await store.read_cursor() == "s1"
+                assert [one.key for one in await store.waiting(ROOM)] == ["$1"]
+        assert "witness_unreadable" in [entry["event"] for entry in logs]
+
+
+async def test_a_database_with_a_second_name_is_refused(path: Path) -> None:
+    """Lock and WAL go by the name: under two of them, two services would write into one file."""
+    async with Store.open(path) as store:
+        await store.append_event(event())
+    other = path.with_name("other.db")
+    os.link(path, other)
+    for name in (path, other):
+        with pytest.raises(StoreUnavailable, match="has 2 names"):
+            async with Store.open(name):
+                pass
+    other.unlink()
+    async with Store.open(path) as store:
+        assert await store.append_event(event()) == 2
+
+
+@pytest.mark.parametrize("suffix", ["", "-wal"])
+async def test_nothing_is_acknowledged_into_a_file_that_was_moved_away(path: Path, suffix: str) -> None:
+    file, elsewhere = path.with_name(path.name + suffix), path.with_name("elsewhere")
+    async with Store.open(path) as store:
+        assert await store.append_event(event()) == 1
+        file.rename(elsewhere)
+        for _ in range(2):
+            with pytest.raises(StoreUnavailable, match="moved, deleted or replaced"):
+                await store.append_event(event())
+        elsewhere.rename(file)
+        assert await store.append_event(event()) == 2
+    async with Store.open(path) as store:
+        assert len(await store.read_events()) == 2
+
+
+async def test_nothing_is_acknowledged_into_a_file_that_was_replaced(path: Path) -> None:
+    async with Store.open(path) as store:
+        assert await store.append_event(event()) == 1
+        copy = path.with_name("copy.db")
+        shutil.copy(path, copy)
+        copy.replace(path)
+        with pytest.raises(StoreUnavailable, match="moved, deleted or replaced"):
+            await store.append_event(event())
+
+
+async def test_a_folder_that_is_gone_for_a_while_is_an_error_that_passes(path: Path) -> None:
+    path = path.parent / "data" / path.name
+    async with Store.open(path) as store:
+        path.parent.rename(path.parent.with_name("moved"))
+        with pytest.raises(StoreUnavailable):
+            await store.statistics()
+        with pytest.raises(StoreUnavailable):
+            await store.append_event(event())
+        path.parent.with_name("moved").rename(path.parent)
+        assert (await store.statistics()).head == 0
+        assert await store.append_event(event()) == 1
 
 
 def test_the_witness_is_what_was_written_last(path: Path) -> None:
