@@ -68,6 +68,8 @@ class MusherProcess:
     model_url: str
     sections: Sections = field(default_factory=dict)
     port: int = field(default_factory=free_port)
+    launch: Sequence[str] = ("-m", "bot")
+    """What Python is to run: the service itself, or something that starts it."""
     logs: list[dict[str, Any]] = field(default_factory=list)
     """What all starts have logged; a line that is no JSON object stands as `{"line": …}`."""
     _process: asyncio.subprocess.Process | None = None
@@ -244,7 +246,7 @@ class MusherProcess:
         return self.folder / "pauses"
 
     def _command(self, name: str, *arguments: str) -> list[str]:
-        return [sys.executable, "-m", "bot", name, *arguments, "--config", str(self.config_file)]
+        return [sys.executable, *self.launch, name, *arguments, "--config", str(self.config_file)]
 
     def _url(self, path: str) -> str:
         return f"http://127.0.0.1:{self.port}{path}"
