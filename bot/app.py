@@ -104,12 +104,13 @@ async def run_service(
     )
     async with store:
         model = language_model(config.llm)
-        client = MatrixClient(credentials(config), encryption(config), store)
+        pace = Pace()
+        client = MatrixClient(credentials(config), encryption(config), store, on_silence=pace.silent)
         try:
             login = _Login(client, store)
             if await _ends_before(stop, _prepare(config, model, login)):
                 rules = _rules(config, await store.read_setting(RESTORED_AT_MS))
-                await _Running(config, store, model, client, login, pauses, rules).run(stop, on_started)
+                await _Running(config, store, model, client, login, pace, pauses, rules).run(stop, on_started)
         except ExceptionGroup as group:
             raise _first(group) from group
         finally:
@@ -189,6 +190,7 @@ class _Running:
         model: Provider,
         client: MatrixClient,
         login: _Login,
+        pace: Pace,
         pauses: PausePoints,
         rules: Rules,
     ) -> None:
@@ -202,7 +204,6 @@ class _Running:
         self._damaged = DamagedRooms(store, self._health)
         self._watch = Watch(store, self._health)
         self._store_trouble = Trouble("turn_postponed", level="error")
-        pace = Pace()
         self._deliveries = Deliveries(
             store,
             client,

@@ -81,6 +81,11 @@ class Pace:
         else:
             self.failed(error)
 
+    def silent(self) -> None:
+        """Report that an answer is overdue: whoever has something new to ask waits for a probe."""
+        self._recovering = True
+        self._trouble.met("silence")
+
     def failed(self, error: Exception) -> None:
         """Report a failure that passes by itself: pause longer each time, with jitter, and as long as the server asks.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 import structlog
@@ -21,6 +21,7 @@ from bot.matrix.errors import (
 )
 from bot.matrix.model import Credentials, Identity, SyncBatch, TriedLogin
 from bot.matrix.rooms import Rooms
+from bot.matrix.second_asks import SecondAsks
 from bot.matrix.sync import Sync
 from bot.matrix.wire import CLIENT_API, Wire
 
@@ -47,10 +48,16 @@ class MatrixClient:
         credentials: Credentials,
         encryption: EncryptionSettings | None = None,
         settings: Settings | None = None,
+        *,
+        on_silence: Callable[[], None] | None = None,
     ) -> None:
-        """With `encryption`, rooms may be encrypted; `settings` then keep what must outlive the key file."""
+        """With `encryption`, rooms may be encrypted; `settings` then keep what must outlive the key file.
+
+        With `on_silence`, what the homeserver does not answer in time is asked again, and it is told of that.
+        """
         self._credentials = credentials
-        self._wire = Wire(credentials.homeserver, credentials.user_id)
+        second_asks = None if on_silence is None else SecondAsks(on_silence)
+        self._wire = Wire(credentials.homeserver, credentials.user_id, second_asks)
         self._rooms = Rooms()
         self._encryption: Encryption | None = None
         if encryption is not None:
@@ -260,7 +267,7 @@ class MatrixClient:
         if device_id is not None:
             body["device_id"] = device_id
         try:
-            answer = await self._wire.request("POST", f"{CLIENT_API}/login", body=body, as_nobody=True)
+            answer = await self._wire.request("POST", f"{CLIENT_API}/login", body=body, as_nobody=True, patience=None)
         except (Refused, LoggedOut) as error:
             reason = error.message if isinstance(error, Refused) else "the account is closed"
             raise self._refused(reason, _CHECK_PASSWORD) from error

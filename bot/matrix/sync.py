@@ -19,6 +19,7 @@ from bot.matrix.e2ee import Encryption
 from bot.matrix.errors import Unreachable
 from bot.matrix.model import Edit, Invite, Redaction, RoomMessage, SyncBatch, Undecryptable
 from bot.matrix.rooms import Rooms, RoomState
+from bot.matrix.second_asks import HEAVY, Patience
 from bot.matrix.timeline import Reader, own_arrival
 from bot.matrix.wire import Wire
 
@@ -26,10 +27,11 @@ log = structlog.get_logger(__name__)
 
 TIMELINE_EVENTS: Final = 100
 """Of one room in one sync: the most that Synapse gives."""
-ANSWER_GRACE_S: Final = 30.0
-"""How much longer than the long poll itself an answer may take."""
-AT_ONCE_TIMEOUT_S: Final = 600.0
-"""For a sync that waits for no news but carries the state of all rooms: on big accounts that is minutes of work."""
+ANSWER_TIMEOUT_S: Final = 600.0
+"""With the state of all rooms, a sync of a big account is minutes of work. Silence is noticed long before that."""
+LATE_S: Final = 2.0
+"""How much longer than the long poll itself an answer may take before the server is asked again, at once."""
+AGAIN_S: Final = 3.0
 
 _NOTHING: Final = {"not_types": ["*"]}
 _FILTER: Final = json.dumps(
@@ -152,9 +154,14 @@ class Sync:
             query["since"] = since
         if full_state:
             query["full_state"] = "true"
-        at_once = full_state or since is None
-        timeout_s = AT_ONCE_TIMEOUT_S if at_once else timeout_ms / 1000 + ANSWER_GRACE_S
-        answer = await self._wire.get("sync", query=query, timeout_s=timeout_s)
+        heavy = full_state or since is None
+        answer = await self._wire.get(
+            "sync",
+            query=query,
+            timeout_s=ANSWER_TIMEOUT_S,
+            patience=HEAVY if heavy else Patience(timeout_ms / 1000 + LATE_S, AGAIN_S),
+            again=query | {"timeout": "0"},
+        )
         if not isinstance(answer.get("next_batch"), str):
             raise Unreachable(self._wire.homeserver, "a sync without next_batch")
         return answer

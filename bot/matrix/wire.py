@@ -14,7 +14,17 @@ from time import time
 from typing import Any, Final
 from urllib.parse import quote, urlencode
 
-from aiohttp import ClientError, ClientResponse, InvalidURL, NonHttpUrlClientError
+from aiohttp import (
+    ClientConnectionError,
+    ClientConnectorError,
+    ClientError,
+    ClientHandlerType,
+    ClientRequest,
+    ClientResponse,
+    ClientSession,
+    InvalidURL,
+    NonHttpUrlClientError,
+)
 from nio import AsyncClient, AsyncClientConfig  # type: ignore[import-untyped]
 
 from bot.matrix.errors import (
@@ -28,6 +38,7 @@ from bot.matrix.errors import (
     Unreachable,
 )
 from bot.matrix.model import Identity
+from bot.matrix.second_asks import AFTER_SILENCE, USUAL, Patience, SecondAsks
 
 CLIENT_API: Final = "/_matrix/client/v3"
 REQUEST_TIMEOUT_S: Final = 60.0
@@ -45,13 +56,15 @@ _FINAL_STATUSES: Final = frozenset({400, 403, 413})
 class Wire:
     """The connection to one homeserver, as one user and, once adopted, as one of that user's devices."""
 
-    def __init__(self, homeserver: str, user_id: str) -> None:
+    def __init__(self, homeserver: str, user_id: str, second_asks: SecondAsks | None = None) -> None:
+        """With `second_asks`, what is not answered in time is asked again."""
         self.homeserver = homeserver.rstrip("/")
         self.user_id = user_id
         config = AsyncClientConfig(
             encryption_enabled=False, store=None, store_sync_tokens=False, max_limit_exceeded=0, max_timeouts=0
         )
         self._nio = AsyncClient(self.homeserver, user_id, config=config)
+        self._second_asks = second_asks
 
     def adopt(self, identity: Identity) -> None:
         """Make all further requests as this device."""
@@ -69,18 +82,28 @@ class Wire:
         query: Mapping[str, str] | None = None,
         room: str | None = None,
         timeout_s: float = REQUEST_TIMEOUT_S,
+        patience: Patience = USUAL,
+        again: Mapping[str, str] | None = None,
     ) -> dict[str, Any]:
-        return await self.request("GET", CLIENT_API + _path(path, query), room=room, timeout_s=timeout_s)
+        """With `again`, that is the query of a second request beside the first."""
+        return await self.request(
+            "GET",
+            CLIENT_API + _path(path, query),
+            room=room,
+            timeout_s=timeout_s,
+            patience=patience,
+            path_again=None if again is None else CLIENT_API + _path(path, again),
+        )
 
     async def put(self, *path: str, body: Mapping[str, Any], room: str | None = None) -> dict[str, Any]:
-        return await self.request("PUT", CLIENT_API + _path(path), body=body, room=room)
+        return await self.request("PUT", CLIENT_API + _path(path), body=body, room=room, patience=USUAL)
 
     async def post(self, *path: str, body: Mapping[str, Any], room: str | None = None) -> dict[str, Any]:
         return await self.request("POST", CLIENT_API + _path(path), body=body, room=room)
 
     async def log_out(self, token: str) -> None:
         """End another login, which deletes its device."""
-        await self.request("POST", f"{CLIENT_API}/logout", body={}, token=token)
+        await self.request("POST", f"{CLIENT_API}/logout", body={}, token=token, patience=None)
 
     async def request(
         self,
@@ -92,15 +115,27 @@ class Wire:
         timeout_s: float = REQUEST_TIMEOUT_S,
         as_nobody: bool = False,
         token: str | None = None,
+        patience: Patience | None = AFTER_SILENCE,
+        path_again: str | None = None,
     ) -> dict[str, Any]:
         """Return the answer's JSON object.
+
+        But with a `patience` of `None`, the request may be made a second time beside the first, then at `path_again` if
+        there is one.
 
         `room` is the room that the request is about, for the error. `as_nobody` leaves the access token out, `token`
         is one of another login. Raises `Unreachable`, `RateLimited`, `LoggedOut`, `Forbidden` (only with `room`),
         `PasswordAsked`, `Refused`, and `NotAHomeserver` where the address itself is no URL.
         """
         token = "" if as_nobody else token or self._nio.access_token
-        status, headers, raw = await self._exchange(method, path, body, token, timeout_s)
+
+        async def ask(again: bool) -> tuple[int, Mapping[str, str], bytes]:
+            return await self._exchange(method, path_again or path if again else path, body, token, timeout_s)
+
+        if patience is None or self._second_asks is None:
+            status, headers, raw = await ask(False)
+        else:
+            status, headers, raw = await self._second_asks.answer(ask, patience)
         answer = _parse(raw)
         if 200 <= status < 300 and answer is not None:
             return answer
@@ -114,7 +149,7 @@ class Wire:
             headers["Authorization"] = f"Bearer {token}"
         data = None if body is None else json.dumps(body)
         try:
-            response: ClientResponse = await self._nio.send(method, path, data, headers, timeout=timeout_s)
+            response: ClientResponse = await self._session().send(method, path, data, headers, timeout=timeout_s)
             async with response:
                 return response.status, response.headers, await response.read()
         except (InvalidURL, NonHttpUrlClientError) as error:
@@ -123,6 +158,11 @@ class Wire:
             raise Unreachable(self.homeserver, f"no answer within {timeout_s:g} s") from error
         except (ClientError, OSError) as error:
             raise Unreachable(self.homeserver, str(error) or type(error).__name__) from error
+
+    def _session(self) -> AsyncClient:
+        if self._nio.client_session is None:
+            self._nio.client_session = ClientSession(middlewares=(_once,))
+        return self._nio
 
     def _error(
         self, status: int, headers: Mapping[str, str], answer: dict[str, Any] | None, room: str | None
@@ -143,6 +183,16 @@ class Wire:
         if room is not None and errcode == "M_FORBIDDEN":
             return Forbidden(room, message)
         return Refused(self.homeserver, errcode or ("M_TOO_LARGE" if status == 413 else f"HTTP {status}"), message)
+
+
+async def _once(request: ClientRequest, handler: ClientHandlerType) -> ClientResponse:
+    """Keep aiohttp from repeating by itself, and at once, what met a connection that broke: it does so by the class."""
+    try:
+        return await handler(request)
+    except ClientConnectorError:  # not repeated
+        raise
+    except ClientConnectionError as error:
+        raise ClientError(str(error) or type(error).__name__) from error
 
 
 def _path(parts: tuple[str, ...], query: Mapping[str, str] | None = None) -> str:

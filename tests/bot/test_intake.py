@@ -315,8 +315,13 @@ async def test_message_text_is_not_logged(door: Door) -> None:
     assert "secret" not in str(logs)
 
 
-def test_three_long_polls_without_an_answer_are_too_many() -> None:
-    assert intake.STALE_AFTER_S * 1000 == 3 * LONG_POLL_MS
+async def test_a_sync_without_news_costs_no_commit(door: Door) -> None:
+    await door.takes_in(batch("s1"))
+    before = (await door.store.statistics()).commits
+    await door.takes_in(batch("s1"), batch("s1"), since="s1")
+    assert (await door.store.statistics()).commits == before
+    await door.takes_in(batch("s1", said("$1")), since="s1")
+    assert [each.key for each in await door.waiting()] == ["$1"]
 
 
 async def test_what_was_said_before_a_database_is_new_in_a_room_is_not_answered_again(door: Door) -> None:

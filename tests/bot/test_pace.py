@@ -107,6 +107,24 @@ async def test_a_doubt_lets_one_through_at_once(pace: Pace, clock: VirtualTime) 
     assert all(task.done() for task in waiting)
 
 
+async def test_in_silence_those_with_something_new_to_ask_wait_for_one_that_tries(
+    pace: Pace, clock: VirtualTime
+) -> None:
+    with capture_logs() as logs:
+        pace.silent()
+        waiting = [asyncio.create_task(pace.ready()) for _ in range(3)]
+        await clock.pass_by(0.1)
+        assert [task.done() for task in waiting].count(True) == 1
+        pace.silent()
+        pace.worked()
+        await clock.pass_by(0.2)
+        assert all(task.done() for task in waiting)
+    assert [line["event"] for line in logs if line["log_level"] != "debug"] == [
+        "homeserver_pause",
+        "homeserver_pause_over",
+    ]
+
+
 async def test_a_doubt_that_proves_right_is_a_failure(pace: Pace, clock: VirtualTime) -> None:
     pace.doubted(DOWN)
     await clock_until(clock, pace.ready())

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 import aiohttp
 import pytest
 
+from tests.servers.fault_proxy import FaultProxy
 from tests.servers.faults import (
     DOWN,
     GARBAGE,
@@ -17,7 +18,6 @@ from tests.servers.faults import (
     RESET,
     SENDS,
     SLOW,
-    FaultProxy,
     to,
     too_many,
 )

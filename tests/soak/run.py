@@ -17,7 +17,8 @@ import aiohttp
 
 from bot.demo.homeserver import Homeserver
 from crdt import verify_database
-from tests.servers.faults import HOMESERVER_FAULTS, MODEL_FAULTS, SENDS, SYNCS, Fault, FaultProxy, every
+from tests.servers.fault_proxy import FaultProxy
+from tests.servers.faults import HOMESERVER_FAULTS, MODEL_FAULTS, SENDS, SYNCS, Fault, every
 from tests.servers.model import ScriptedModel
 from tests.servers.synapse import PASSWORD, Person, RoomEvent
 from tests.soak.oracle import Findings, judge_events, judge_room

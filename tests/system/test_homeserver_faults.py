@@ -12,6 +12,7 @@ from typing import Final
 import pytest
 
 from bot.demo.homeserver import Homeserver
+from tests.servers.fault_proxy import FaultProxy
 from tests.servers.faults import (
     DOWN,
     HALF_AN_ANSWER,
@@ -23,9 +24,9 @@ from tests.servers.faults import (
     RESET,
     SENDS,
     SOFT_LOGOUT,
+    SWALLOW,
     SYNCS,
     Fault,
-    FaultProxy,
     to,
     too_many,
 )
@@ -44,7 +45,7 @@ FAULTS: Final[tuple[tuple[Fault, ...], ...]] = (
     (DOWN, INTERNAL_ERROR),
     (RESET, too_many(2, in_header=True)),
     (NONSENSE, too_many(2, in_header=False)),
-    (HANG,),
+    (HANG, SWALLOW),
 )
 
 

@@ -52,6 +52,17 @@ async def test_an_answer_that_breaks_off_is_no_answer(wire: Wire, fake: FakeHome
     assert isinstance(await failure(wire, fake, truncated), Unreachable)
 
 
+async def test_a_connection_that_is_closed_without_an_answer_is_not_tried_again_at_once(
+    wire: Wire, fake: FakeHomeserver
+) -> None:
+    def hang_up(request: web.Request) -> web.Response:
+        assert request.transport is not None
+        request.transport.close()
+        return web.Response()
+
+    assert isinstance(await failure(wire, fake, hang_up), Unreachable)
+
+
 async def test_a_server_that_does_not_answer_in_time_is_unreachable(wire: Wire, fake: FakeHomeserver) -> None:
     over = asyncio.Event()
 
