@@ -32,6 +32,7 @@ from bot.policy import Rules
 from bot.trouble import Trouble
 from bot.turn import STORE_RETRY_S, Keep, RoomSettings, Turns
 from bot.typing_notice import only_while_open
+from bot.unforeseen import contained
 from bot.watch import Watch
 from bot.wiring import ACCESS_TOKEN, DEVICE_ID, USER_ID, credentials, encryption, language_model, stored_login
 from crdt import RESTORED_AT_MS, PipelineEvent, RecordedEvent, Store, StoreDamaged, StoreUnavailable
@@ -314,10 +315,11 @@ class _Running:
     async def _housekeep(self) -> None:
         while True:
             await asyncio.sleep(HOUSEKEEPING_EVERY_S)
-            try:
-                await self._store.housekeep()
-            except StoreUnavailable as error:
-                log.error("housekeeping_postponed", reason=str(error))
+            with contained("housekeeping_broke"):
+                try:
+                    await self._store.housekeep()
+                except StoreUnavailable as error:
+                    log.error("housekeeping_postponed", reason=str(error))
 
     async def _flush(self) -> None:
         """Send what the last turns left in the outbox, if it goes quickly; the rest waits for the next start."""

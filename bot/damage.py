@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Sequence
 from typing import Final, Protocol
 
@@ -11,7 +9,7 @@ import structlog
 
 from bot import texts
 from bot.health import Health
-from bot.matrix import DELIVERY_ID_FIELD
+from bot.notices import notice
 from crdt import Delivery, StoreDamaged
 
 log = structlog.get_logger(__name__)
@@ -43,16 +41,10 @@ class DamagedRooms:
         self._rooms.add(session_id)
         log.error("room_damaged", session=session_id, reason=str(error))
         self._health.failing(PART, f"{len(self._rooms)} can't be read, see room_damaged in the log: {error}")
-        await self._outbox.settle([], "damaged", [_notice(session_id)])
+        await self._outbox.settle([], "damaged", [notice(session_id, texts.DAMAGED, "damaged")])
 
     def answered(self, session_id: str) -> None:
         """A turn of the room went well."""
         self._rooms.discard(session_id)
         if not self._rooms:
             self._health.ok(PART)
-
-
-def _notice(session_id: str) -> Delivery:
-    delivery_id = f"musher-damaged-{hashlib.sha256(session_id.encode()).hexdigest()[:32]}"
-    content = {"msgtype": "m.notice", "body": texts.DAMAGED, "m.mentions": {}, DELIVERY_ID_FIELD: delivery_id}
-    return Delivery(delivery_id, session_id, json.dumps(content))

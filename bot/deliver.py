@@ -11,22 +11,28 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Final, Literal, Protocol
 
 import structlog
 
+from bot import texts
 from bot.matrix import KeysDamaged, LoggedOut, MatrixError, RateLimited, Unreachable
+from bot.notices import notice
 from bot.pace import Pace, RoomPauses
 from bot.trouble import Trouble
-from crdt import Delivery, StoreUnavailable
+from bot.unforeseen import ENDS
+from crdt import CrdtError, Delivery, StoreUnavailable
 
 log = structlog.get_logger(__name__)
 
 TRANSACTION_ID_TRUSTED_S: Final = 12 * 3600
 """Half of the time for which Synapse remembers transaction ids."""
 MAX_PARALLEL_SENDS: Final = 8
+BROKEN_TRIES: Final = 3
+"""Of a delivery that meets something unforeseen each time."""
 STORE_RETRY_S: Final = 1.0
 """Pause before a store that could not be read or written is asked again."""
 
@@ -45,6 +51,7 @@ class Outbox(Protocol):
     async def delivery_attempted(self, delivery_id: str) -> None: ...
     async def delivery_sent(self, delivery_id: str, event_id: str) -> None: ...
     async def delivery_dropped(self, delivery_id: str, reason: str) -> None: ...
+    async def settle(self, keys: Sequence[str], outcome: str, deliveries: Sequence[Delivery] = ()) -> None: ...
 
 
 class Sender(Protocol):
@@ -81,6 +88,8 @@ class Deliveries:
         self._woken = asyncio.Event()
         self._slots = asyncio.Semaphore(MAX_PARALLEL_SENDS)
         self._sending: set[str] = set()
+        self._broken: Counter[str] = Counter()
+        self._notices: set[str] = set()
 
     def wake(self) -> None:
         """There is something new in the outbox."""
@@ -130,11 +139,33 @@ class Deliveries:
         async with self._slots:
             await self._pace.ready()
             try:
-                await self._send_now(delivery)
+                await self._send_or_give_up(delivery)
             except StoreUnavailable as error:
                 await self._postpone(error)
             else:
                 self._store_trouble.over()
+
+    async def _send_or_give_up(self, delivery: Delivery) -> None:
+        try:
+            await self._send_now(delivery)
+        except (*ENDS, CrdtError):
+            raise
+        except BaseException as error:  # the room waits, and is told in the end; the others go on
+            await self._broke(delivery, error)
+
+    async def _broke(self, delivery: Delivery, error: BaseException) -> None:
+        """Try a delivery again that met something unforeseen; in the end give it up, and say so in the room."""
+        if not self._broken[delivery.delivery_id]:
+            log.error("delivery_broke", session=delivery.session_id, exc_info=error)
+        self._rooms.failed(delivery.session_id)
+        self._broken[delivery.delivery_id] += 1
+        if self._broken[delivery.delivery_id] < BROKEN_TRIES:
+            return
+        told = notice(delivery.session_id, texts.UNSENT, "broken", delivery.delivery_id)
+        if delivery.delivery_id not in self._notices:
+            self._notices.add(told.delivery_id)
+            await self._outbox.settle((), "broken", [told])
+        await self._drop(delivery, "broken")
 
     async def _send_now(self, delivery: Delivery) -> None:
         try:
@@ -150,14 +181,17 @@ class Deliveries:
         except MatrixError as error:
             self._answered(delivery.session_id)
             log.warning("delivery_refused", session=delivery.session_id, reason=str(error))
-            await self._outbox.delivery_dropped(delivery.delivery_id, type(error).__name__)
-            self._ended("dropped")
+            await self._drop(delivery, type(error).__name__)
             return
         self._answered(delivery.session_id)
         await self._reached("sent")
         await self._outbox.delivery_sent(delivery.delivery_id, event_id)
         self._ended("sent")
         log.info("delivered", session=delivery.session_id, delivery=delivery.delivery_id, event_id=event_id)
+
+    async def _drop(self, delivery: Delivery, reason: str) -> None:
+        await self._outbox.delivery_dropped(delivery.delivery_id, reason)
+        self._ended("dropped")
 
     def _answered(self, room_id: str) -> None:
         self._pace.worked()

@@ -7,8 +7,6 @@ the same token: nothing is lost, and known messages are skipped.
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import json
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
@@ -17,22 +15,25 @@ from typing import Final, Protocol
 import structlog
 
 from bot import texts
+from bot.errors import MusherError
 from bot.health import Health
 from bot.matrix import (
-    DELIVERY_ID_FIELD,
     Invite,
     LoggedOut,
     NotAHomeserver,
     RateLimited,
+    Refused,
     SyncBatch,
     Undecryptable,
     Unreachable,
 )
+from bot.notices import notice
 from bot.pace import Pace
 from bot.policy import Decision, Details, Rules, decide
 from bot.trouble import Trouble
+from bot.unforeseen import ENDS
 from bot.upgrades import Upgrades
-from crdt import Delivery, Edit, Message, StoreUnavailable
+from crdt import CrdtError, Delivery, Edit, Message, StoreUnavailable
 
 log = structlog.get_logger(__name__)
 
@@ -46,6 +47,7 @@ PATIENCE_S: Final = 15.0
 """A homeserver that is away for less than this leaves the service ready."""
 STORE_RETRY_S: Final = 1.0
 """Pause before a store that could not take something in is asked again."""
+BROKEN_RETRY_S: Final = 5.0
 
 
 class Inbox(Protocol):
@@ -113,6 +115,7 @@ class Intake:
         self._unreadable = unreadable
         self._sync_trouble = Trouble("sync_failed")
         self._store_trouble = Trouble("sync_not_stored", level="error")
+        self._unforeseen = Trouble("sync_broke", level="error")
 
     async def run(self, since: str | None) -> None:
         """Sync for as long as the service lives, beginning at the token `since`.
@@ -126,7 +129,7 @@ class Intake:
                 since = await self._step(since)
             except LoggedOut:
                 await self._try_to_log_in()
-            except (Unreachable, RateLimited) as error:
+            except (Unreachable, RateLimited, Refused) as error:  # whoever refuses a sync stands before the homeserver
                 self._health.failing("sync", str(error))
                 self._sync_trouble.met(str(error))
                 self._pace.failed(error)
@@ -134,6 +137,12 @@ class Intake:
                 self._health.failing("sync", str(error))
                 self._store_trouble.met(str(error))
                 await asyncio.sleep(STORE_RETRY_S)
+            except (*ENDS, MusherError, CrdtError):
+                raise
+            except BaseException as error:  # nothing is skipped: the same sync again, until it can be taken in
+                self._health.failing("sync", f"something unforeseen, see sync_broke in the log: {error!r}")
+                self._unforeseen.met(repr(error), exc_info=error)
+                await asyncio.sleep(BROKEN_RETRY_S)
 
     async def _try_to_log_in(self) -> None:
         try:
@@ -158,11 +167,13 @@ class Intake:
             self._invited(invite)
         await self._upgrades.follow(batch.upgrades)
         admitted = await self._admit(batch, since)
+        self._unforeseen.over()
         self._health.ok("sync")
         with_news = {message.session_id for message in admitted if not message.context}
         for session_id in with_news | {self._upgrades.session_of(each.room_id) for each in batch.redactions}:
             self._wake(session_id)
         await self._tell_of_unreadable(batch.undecryptable)
+        await self._tell_of_broken(batch.broken, batch.next_batch)
         for room_id in batch.left:
             self._left(room_id)
             await self._settle_left(room_id)
@@ -211,17 +222,16 @@ class Intake:
         """Say in the room that a message could not be read: once for a key, however often the sync is repeated."""
         for one in undecryptable:
             self._unreadable()
-            name = hashlib.sha256(f"{one.room_id} {one.sender} {one.session_id}".encode()).hexdigest()[:32]
-            delivery_id = f"musher-unreadable-{name}"
-            content = {
-                "msgtype": "m.notice",
-                "body": texts.UNREADABLE,
-                "m.mentions": {},
-                "m.relates_to": {"m.in_reply_to": {"event_id": one.event_id}},
-                DELIVERY_ID_FIELD: delivery_id,
-            }
+            key = f"{one.sender} {one.session_id}"
+            told = notice(one.room_id, texts.UNREADABLE, "unreadable", key, reply_to=one.event_id)
             log.warning("message_unreadable_told", session=one.room_id, user=one.sender, message=one.event_id)
-            await self._inbox.settle((), "unreadable", [Delivery(delivery_id, one.room_id, json.dumps(content))])
+            await self._inbox.settle((), "unreadable", [told])
+            self._queued()
+
+    async def _tell_of_broken(self, rooms: Sequence[str], next_batch: str) -> None:
+        """Say in rooms that something of them could not be read, which the log tells of: once for a sync."""
+        for room_id in rooms:
+            await self._inbox.settle((), "broken", [notice(room_id, texts.UNREAD, "broken", next_batch)])
             self._queued()
 
     async def _settle_left(self, room_id: str) -> None:

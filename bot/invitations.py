@@ -11,9 +11,10 @@ from typing import Final, Protocol
 
 import structlog
 
-from bot.matrix import Forbidden, Invite, LoggedOut, NotInRoom, RateLimited, Refused, Unreachable
+from bot.matrix import Forbidden, Invite, LoggedOut, MatrixError, NotInRoom, RateLimited, Refused, Unreachable
 from bot.pace import Pace
 from bot.policy import Rules
+from bot.unforeseen import contained
 
 log = structlog.get_logger(__name__)
 
@@ -65,7 +66,8 @@ class Invitations:
         for invite in list(self._open.values()):
             await self._pace.ready()
             try:
-                await self._answer(invite)
+                with contained("invite_broke", MatrixError, session=invite.room_id):
+                    await self._answer(invite)
             except (Unreachable, RateLimited, LoggedOut) as error:
                 unreachable += 1
                 if not self._is_given_up(invite, error, alone=unreachable == 1):

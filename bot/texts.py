@@ -24,6 +24,11 @@ _BY_FAILURE: Final[dict[FailureKind, str]] = {
 }
 
 UNEXPECTED: Final = f"Something went wrong inside of me while I was answering; my log says more. {_RETRY}"
+UNREAD: Final = (
+    "Something went wrong inside of me while I was reading what was said here, so I may have missed a message; "
+    "my log says more. Please say it again, perhaps in other words."
+)
+UNSENT: Final = "Something went wrong inside of me while I was sending my reply, so it is lost; my log says more."
 POISONED: Final = (
     "I was interrupted three times while answering this, so I stopped trying. "
     "The pipeline events are kept: write again, perhaps in other words."

@@ -15,15 +15,18 @@ import json
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Literal, Protocol
+from uuid import uuid4
 
 import structlog
 
 from bot import prompt, redactions, texts
 from bot.llm import Model, ModelFailed
 from bot.matrix import DELIVERY_ID_FIELD, reply_contents
+from bot.notices import notice
 from bot.policy import Details, NextTurn, next_turn
 from bot.trouble import Trouble
 from bot.typing_notice import Typing, typing_notice
+from bot.unforeseen import contained
 from crdt import (
     SINGLE_SLED,
     CrdtError,
@@ -32,6 +35,8 @@ from crdt import (
     Message,
     MessageChanged,
     RecordedEvent,
+    StoreClosed,
+    StoreDamaged,
     StoreUnavailable,
     TakenBack,
     TranscriptEntry,
@@ -85,7 +90,7 @@ class TurnStore(Protocol):
         self, turn: Turn, reply: str, deliveries: Sequence[Delivery] = (), failed: bool = False
     ) -> None: ...
     async def park_turn(self, turn: Turn) -> None: ...
-    async def settle(self, keys: Sequence[str], outcome: str) -> None: ...
+    async def settle(self, keys: Sequence[str], outcome: str, deliveries: Sequence[Delivery] = ()) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +119,17 @@ class Turns:
     _store_trouble: Trouble = field(default_factory=lambda: Trouble("reply_not_stored", level="error"))
 
     async def answer_next(self, session_id: str) -> bool:
-        """Take one turn of the room; returns whether more may wait there."""
+        """Take one turn of the room; returns whether more may wait there.
+
+        Raises `StoreUnavailable`, `StoreDamaged` and `StoreClosed`. Of anything else that goes wrong the room is told.
+        """
+        with contained("room_work_failed", StoreUnavailable, StoreDamaged, StoreClosed, session=session_id):
+            return await self._answer_next(session_id)
+        await self.store.settle([], "broken", [notice(session_id, texts.UNEXPECTED, "broken", uuid4().hex)])
+        self.on_queued()
+        return False
+
+    async def _answer_next(self, session_id: str) -> bool:
         await self._strike(session_id)
         chosen = next_turn(await self.store.waiting(session_id))
         if chosen is None:
@@ -128,18 +143,16 @@ class Turns:
 
     async def _strike(self, session_id: str) -> None:
         """Forget what was taken back since it was told; with a turn open, that is done after its end."""
-        try:
-            await self.store.redact_session(session_id, redactions.strike)
-        except TurnOpen:
-            log.debug("redaction_postponed", session=session_id)
+        with contained("redaction_failed", CrdtError, session=session_id):
+            try:
+                await self.store.redact_session(session_id, redactions.strike)
+            except TurnOpen:
+                log.debug("redaction_postponed", session=session_id)
 
     async def _take_or_give_up(self, session_id: str, chosen: NextTurn) -> None:
-        try:
+        with contained("turn_broke", CrdtError) as met:
             await self._take(session_id, chosen)
-        except CrdtError:
-            raise
-        except Exception:  # the room gets a notice, and its next message is answered
-            log.exception("turn_broke")
+        if met.error is not None:  # the room gets a notice, and its next message is answered
             await self._give_up(session_id, chosen)
 
     async def _take(self, session_id: str, chosen: NextTurn) -> None:

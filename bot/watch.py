@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Final, Protocol
 
 from bot.health import Health
+from bot.unforeseen import contained
 from crdt import Statistics, StoreUnavailable
 
 LOOK_EVERY_S: Final = 5.0
@@ -40,7 +41,8 @@ class Watch:
     async def run(self) -> None:
         """Look for as long as the service lives."""
         while True:
-            await self.look()
+            with contained("watch_broke"):
+                await self.look()
             await asyncio.sleep(LOOK_EVERY_S)
 
     async def look(self) -> None:

@@ -106,7 +106,7 @@ class SyncBatch:
     `next_batch` is to be stored together with the messages. `joined` are the joined rooms that this sync mentions: all
     of them in a process's first sync, afterwards those with news. `left` are the rooms that the bot is no longer in or
     no longer invited to. `undecryptable` are told once, until the step after has been asked with `next_batch`.
-    `upgrades` are all that are known, each time.
+    `upgrades` are all that are known, each time. In the `broken` rooms something could not be read, nobody knows why.
     """
 
     next_batch: str
@@ -118,3 +118,4 @@ class SyncBatch:
     left: tuple[str, ...] = ()
     undecryptable: tuple[Undecryptable, ...] = ()
     upgrades: tuple[Upgrade, ...] = ()
+    broken: tuple[str, ...] = ()

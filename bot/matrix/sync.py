@@ -16,12 +16,13 @@ import structlog
 
 from bot.matrix.backfill import Backfill, Events
 from bot.matrix.e2ee import Encryption
-from bot.matrix.errors import Unreachable
+from bot.matrix.errors import MatrixError, Unreachable
 from bot.matrix.model import Edit, Invite, Redaction, RoomMessage, SyncBatch, Undecryptable
 from bot.matrix.rooms import Rooms, RoomState
 from bot.matrix.second_asks import HEAVY, Patience
 from bot.matrix.timeline import Reader, own_arrival
 from bot.matrix.wire import Wire
+from bot.unforeseen import contained
 
 log = structlog.get_logger(__name__)
 
@@ -55,6 +56,7 @@ class _Gathered:
     messages: list[RoomMessage] = field(default_factory=list)
     edits: list[Edit] = field(default_factory=list)
     redactions: list[Redaction] = field(default_factory=list)
+    broken: list[str] = field(default_factory=list)
 
     def add(self, said: RoomMessage | Edit | Redaction | None) -> None:
         match said:
@@ -92,8 +94,10 @@ class Sync:
         gathered = _Gathered()
         joined = {room_id: room for room_id, room in _object(rooms.get("join")).items() if isinstance(room, dict)}
         for room_id, room in joined.items():
-            for event in await self._news(room_id, room, since):
-                gathered.add(self._reader(room_id).read(await self._decrypted(room_id, event)))
+            with contained("room_not_read", MatrixError, room=room_id) as met:
+                await self._gather(room_id, await self._news(room_id, room, since), gathered)
+            if met.error is not None:
+                gathered.broken.append(room_id)
         undecryptable = await self._settle_keys(gathered, answer["next_batch"])
         left = tuple(_object(rooms.get("leave")))
         for room_id in left:
@@ -114,7 +118,15 @@ class Sync:
             left=left,
             undecryptable=undecryptable,
             upgrades=self._rooms.upgrades(),
+            broken=tuple(gathered.broken),
         )
+
+    async def _gather(self, room_id: str, events: Events, gathered: _Gathered) -> None:
+        for event in events:
+            with contained("event_not_read", MatrixError, room=room_id, id=event.get("event_id")) as met:
+                gathered.add(self._reader(room_id).read(await self._decrypted(room_id, event)))
+            if met.error is not None and room_id not in gathered.broken:
+                gathered.broken.append(room_id)
 
     async def _decrypted(self, room_id: str, event: dict[str, Any]) -> dict[str, Any]:
         """The event as it was meant; one that can't be decrypted stays as it is."""

@@ -58,7 +58,7 @@ async def test_a_turn_that_is_broken_off_in_order_is_parked_and_counted_again_wh
 
 
 async def test_a_turn_that_kills_the_service_is_poisoned(room: Room, outcomes: list[TurnOutcome]) -> None:
-    class Death(BaseException):
+    class Death(SystemExit):
         """Ends the process where it stands."""
 
     await room.says("one")

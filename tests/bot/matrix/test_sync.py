@@ -10,6 +10,7 @@ from structlog.testing import capture_logs
 from bot.matrix.client import MatrixClient
 from bot.matrix.errors import Unreachable
 from bot.matrix.model import Credentials, Edit, Identity, Invite, Redaction, SyncBatch
+from bot.matrix.timeline import Reader
 from tests.bot.matrix.conftest import Opener
 from tests.bot.matrix.fake import FakeHomeserver, error, message, synced, truncated
 from tests.conftest import PersonMaker
@@ -231,3 +232,24 @@ async def test_the_first_sync_asks_for_full_state_until_one_has_succeeded(
     queries = [request.query for request in fake.asked("/sync")]
     assert [query.get("full_state") for query in queries] == ["true", "true", None]
     assert [query.get("since") for query in queries] == [None, None, "s2"]
+
+
+async def test_an_event_that_breaks_its_reader_costs_no_other_and_the_room_is_told(
+    fake: FakeHomeserver, faked_bot: MatrixClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = Reader.read
+
+    def breaks(reader: Reader, event: dict[str, Any]) -> Any:
+        if event["event_id"] == "$message-1":
+            raise MemoryError
+        return read(reader, event)
+
+    monkeypatch.setattr(Reader, "read", breaks)
+    answer = synced(message(1), message(2))
+    answer["rooms"]["join"]["!other:fake"] = {"timeline": {"events": [message(3)]}}
+    fake.routes["/sync"] = lambda _: answer
+    with capture_logs() as logs:
+        batch = await faked_bot.sync("s1", 0)
+    assert [each.event_id for each in batch.messages] == ["$message-2", "$message-3"]
+    assert batch.broken == ("!room:fake",)
+    assert [(line["event"], line["id"]) for line in logs if line.get("exc_info")] == [("event_not_read", "$message-1")]
