@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
-from typing import Any, Final
+from collections.abc import Iterable, Iterator
+from typing import Any, Final, TypeVar
 from uuid import uuid4
 
 import structlog
@@ -18,10 +18,14 @@ from bot.matrix.wire import Wire
 
 log = structlog.get_logger(__name__)
 
+T = TypeVar("T")
+
 LOW_KEYS: Final = 25
 """One-time keys at the server below which new ones are uploaded."""
 DEVICES_A_REQUEST: Final = 50
-"""A message for each, sealed, is about 2 kB: far below any server's limit."""
+"""A message for each, sealed, is about 2 kB: far below any server's limit. Also how many are saved in one commit."""
+USERS_A_QUERY: Final = 1000
+"""The answer has some 2 kB for each."""
 RETRY_AFTER_S: Final = 60.0
 """Before a server that gave no answer, or a device without one-time keys, is asked again."""
 _REMOTE_TIMEOUT_MS: Final = 10_000
@@ -47,21 +51,23 @@ class Devices:
     async def refresh(self, users: set[str]) -> None:
         """Ask for the devices of those users whose list may be out of date."""
         stale = sorted(user for user in users - self._fresh if self._may_ask(user))
-        if not stale:
-            return
-        before = {user: self._changes.get(user, 0) for user in stale}
-        answer = await self.query(stale)
+        for some in _parts(stale, USERS_A_QUERY):
+            await self._refresh(some)
+
+    async def _refresh(self, users: list[str]) -> None:
+        before = {user: self._changes.get(user, 0) for user in users}
+        answer = await self.query(users)
         listed = _object(answer.get("device_keys"))
-        for user in stale:
+        for user in users:
             if user not in listed:
                 self._asked_in_vain[user] = time.monotonic()
                 log.warning(
                     "devices_not_listed", user=user, advice="its homeserver can't be reached; asked again later"
                 )
-                continue
-            await self._machine.vault.run(self._machine.learn_devices, user, _object(listed[user]))
-            if self._changes.get(user, 0) == before[user]:
-                self._fresh.add(user)
+        for some in _parts([user for user in users if user in listed], DEVICES_A_REQUEST):
+            learnt = {user: _object(listed[user]) for user in some}
+            await self._machine.vault.run(self._machine.learn_devices, learnt)
+            self._fresh.update(user for user in some if self._changes.get(user, 0) == before[user])
 
     async def query(self, users: Iterable[str]) -> Json:
         """The server's own words on these users' devices and identities."""
@@ -73,8 +79,8 @@ class Devices:
         vault = self._machine.vault
         devices: list[OlmDevice] = await vault.run(self._machine.without_session, users)
         devices = [each for each in devices if self._may_ask(each.curve25519)]
-        for start in range(0, len(devices), DEVICES_A_REQUEST):
-            await self._claim(devices[start : start + DEVICES_A_REQUEST])
+        for some in _parts(devices, DEVICES_A_REQUEST):
+            await self._claim(some)
         for message in await vault.run(self._machine.take_outgoing):
             await self.send(message.type, {message.recipient: {message.recipient_device: message.content}})
 
@@ -84,11 +90,10 @@ class Devices:
             wanted.setdefault(device.user_id, {})[device.id] = "signed_curve25519"
         answer = await self._wire.post("keys", "claim", body={"one_time_keys": wanted, "timeout": _REMOTE_TIMEOUT_MS})
         given = _object(answer.get("one_time_keys"))
-        for device in devices:
-            claimed = _object(_object(given.get(device.user_id)).get(device.id))
-            if not await self._machine.vault.run(self._machine.begin_session, device, claimed):
-                self._asked_in_vain[device.curve25519] = time.monotonic()
-                log.warning("device_has_no_key_to_begin_with", user=device.user_id, device=device.id)
+        claimed = [(each, _object(_object(given.get(each.user_id)).get(each.id))) for each in devices]
+        for device in await self._machine.vault.run(self._machine.begin_sessions, claimed):
+            self._asked_in_vain[device.curve25519] = time.monotonic()
+            log.warning("device_has_no_key_to_begin_with", user=device.user_id, device=device.id)
 
     def _may_ask(self, whom: str) -> bool:
         asked = self._asked_in_vain.get(whom)
@@ -96,8 +101,7 @@ class Devices:
 
     async def send_sealed(self, devices: list[OlmDevice], kind: str, content: Json) -> None:
         """Send one message to each device, encrypted for it; those without a session get nothing."""
-        for start in range(0, len(devices), DEVICES_A_REQUEST):
-            some = devices[start : start + DEVICES_A_REQUEST]
+        for some in _parts(devices, DEVICES_A_REQUEST):
             sealed = await self._machine.vault.run(self._machine.seal, some, kind, content)
             if sealed:
                 await self.send("m.room.encrypted", sealed)
@@ -125,6 +129,10 @@ class Devices:
         await vault.run(self._machine.own.uploaded)
         counts = {name: len(body.get(name, ())) for name in ("one_time_keys", "fallback_keys")}
         log.info("keys_uploaded", **counts, device_keys="device_keys" in body)
+
+
+def _parts(whole: list[T], size: int) -> Iterator[list[T]]:
+    return (whole[start : start + size] for start in range(0, len(whole), size))
 
 
 def _object(value: object) -> dict[str, Any]:

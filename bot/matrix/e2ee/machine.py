@@ -75,8 +75,13 @@ class Machine:
             if not (user_id == self.user_id and device.id == self.device_id) and not device.blacklisted
         ]
 
-    def learn_devices(self, user_id: str, listed: Json) -> None:
-        """Take over what the server lists for a user. A listing that changes a device's keys is a lie."""
+    def learn_devices(self, listed: dict[str, Json]) -> None:
+        """Take over what the server lists for users, in one commit."""
+        with self.vault.atomic():
+            self.olm.store.save_device_keys({user: self._learn(user, devices) for user, devices in listed.items()})
+
+    def _learn(self, user_id: str, listed: Json) -> dict[str, OlmDevice]:
+        """The devices of a user that have changed. A listing that changes a device's keys is a lie."""
         known = self.olm.device_store[user_id]
         changed: dict[str, OlmDevice] = {}
         current = set()
@@ -98,8 +103,7 @@ class Machine:
             if device_id not in current and not device.deleted:
                 device.deleted = True
                 changed[device_id] = device
-        with self.vault.atomic():
-            self.olm.store.save_device_keys({user_id: changed})
+        return changed
 
     def without_session(self, users: set[str]) -> list[OlmDevice]:
         """The users' devices to which there is no Olm session, and those whose session is broken."""
@@ -107,8 +111,12 @@ class Machine:
         missing = [each for each in missing if self.olm.session_store.get(each.curve25519) is None]
         return missing + [each for each in self.olm.wedged_devices if each not in missing]
 
-    def begin_session(self, device: OlmDevice, claimed: Json) -> bool:
-        """Make an Olm session with the one-time key that was claimed; `False` if the key is no good."""
+    def begin_sessions(self, claimed: list[tuple[OlmDevice, Json]]) -> list[OlmDevice]:
+        """Make Olm sessions with the one-time keys that were claimed, in one commit; returns where a key is no good."""
+        with self.vault.atomic():
+            return [device for device, keys in claimed if not self._begin_session(device, keys)]
+
+    def _begin_session(self, device: OlmDevice, claimed: Json) -> bool:
         key_object = next((key for key in claimed.values() if isinstance(key, dict)), None)
         if key_object is None or not is_signed(key_object, device.user_id, f"ed25519:{device.id}", device.ed25519):
             return False
