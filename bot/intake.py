@@ -7,6 +7,7 @@ the same token: nothing is lost, and known messages are skipped.
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
@@ -48,6 +49,7 @@ PATIENCE_S: Final = 15.0
 STORE_RETRY_S: Final = 1.0
 """Pause before a store that could not take something in is asked again."""
 BROKEN_RETRY_S: Final = 5.0
+LOGIN_EVERY_S: Final = 4.0
 
 
 class Inbox(Protocol):
@@ -113,6 +115,7 @@ class Intake:
         self._left = left
         self._queued = queued
         self._unreadable = unreadable
+        self._logged_in_at = -math.inf
         self._sync_trouble = Trouble("sync_failed")
         self._store_trouble = Trouble("sync_not_stored", level="error")
         self._unforeseen = Trouble("sync_broke", level="error")
@@ -127,8 +130,13 @@ class Intake:
             await self._pace.ready()
             try:
                 since = await self._step(since)
-            except LoggedOut:
-                await self._try_to_log_in()
+            except LoggedOut as error:
+                if time.monotonic() - self._logged_in_at < LOGIN_EVERY_S:
+                    self._pace.failed(
+                        error
+                    )  # who knows the login again, but not in a sync, would be asked in a hot loop
+                else:
+                    await self._try_to_log_in()
             except (Unreachable, RateLimited, Refused) as error:  # whoever refuses a sync stands before the homeserver
                 self._health.failing("sync", str(error))
                 self._sync_trouble.met(str(error))
@@ -152,9 +160,13 @@ class Intake:
             self._pace.failed(error)
         except StoreUnavailable as error:  # the login stands, only the next start will not know it
             log.error("login_not_stored", reason=str(error))
-            self._pace.worked()
+            self._logged_in()
         else:
-            self._pace.worked()
+            self._logged_in()
+
+    def _logged_in(self) -> None:
+        self._logged_in_at = time.monotonic()
+        self._pace.worked()
 
     async def _step(self, since: str | None) -> str:
         # A long poll would tell of the end of a fault only with the next news.

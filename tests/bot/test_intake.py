@@ -315,6 +315,12 @@ async def test_message_text_is_not_logged(door: Door) -> None:
     assert "secret" not in str(logs)
 
 
+async def test_a_login_that_helps_nothing_is_not_made_in_a_hot_loop(door: Door) -> None:
+    await door.takes_in(*[LOGGED_OUT] * 10, batch("s1", said("$1")))
+    assert door.logged_in == 1
+    assert [each.key for each in await door.waiting()] == ["$1"]
+
+
 async def test_a_sync_without_news_costs_no_commit(door: Door) -> None:
     await door.takes_in(batch("s1"))
     before = (await door.store.statistics()).commits
