@@ -232,13 +232,29 @@ HOMESERVER_FAULTS: Final[tuple[Fault, ...]] = (
 )
 """What may befall any request to a homeserver, and passes."""
 
+
+def _completion(name: str, content: bytes) -> Answer:
+    """A reply of a model, as OpenAI's protocol has it; `content` is what stands between the quotes."""
+    message = b'{"role": "assistant", "content": "' + content + b'"}'
+    choice = b'{"index": 0, "finish_reason": "stop", "message": ' + message + b"}"
+    return Answer(
+        name, 200, b'{"id": "c", "object": "chat.completion", "created": 0, "model": "m", "choices": [' + choice + b"]}"
+    )
+
+
 MODEL_FAULTS: Final[tuple[Fault, ...]] = (
     *(DOWN, RESET, CLOSED, TLS_ALERT, HANG, SWALLOW, SLOW, DRIP, BAD_GATEWAY, HTML, GARBAGE, NOT_AN_OBJECT),
     *(LOST_ANSWER, HALF_AN_ANSWER),
     _json("500 of a model", 500, error={"message": "internal", "type": "server_error"}),
+    _json("401 of a model", 401, error={"message": "Incorrect API key", "type": "invalid_request_error"}),
+    _json("404 of a model", 404, error={"message": "no such model", "code": "model_not_found"}),
+    _json("overflow", 400, error={"message": "maximum context length is 1", "code": "context_length_exceeded"}),
+    _completion("empty reply", b""),
+    _completion("control characters", b"a\\u0000b\\u001b[31mc"),
+    _completion("no UTF-8", b"\xff\xfe"),
     _json("429 of a model", 429, {"Retry-After": "1"}, error={"message": "slow down", "type": "rate_limit_error"}),
 )
-"""What may befall any request to a model's server, and passes."""
+"""What may befall any request to a model's server."""
 
 
 def _abort(request: web.Request) -> web.StreamResponse:

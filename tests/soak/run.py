@@ -18,11 +18,21 @@ import aiohttp
 from bot.demo.homeserver import Homeserver
 from crdt import verify_database
 from tests.servers.fault_proxy import FaultProxy
-from tests.servers.faults import HOMESERVER_FAULTS, MODEL_FAULTS, SENDS, SYNCS, Fault, every
+from tests.servers.faults import (
+    HOMESERVER_FAULTS,
+    MODEL_FAULTS,
+    SENDS,
+    SOFT_LOGOUT,
+    SYNCS,
+    TOKEN_GONE,
+    Fault,
+    every,
+)
 from tests.servers.model import ScriptedModel
 from tests.servers.synapse import PASSWORD, Person, RoomEvent
 from tests.soak.oracle import Findings, judge_events, judge_room
 from tests.soak.scene import Watch
+from tests.soak.unquiet import UnquietRoom
 from tests.system.outside import all_told, event, line_of, said_line
 from tests.system.service import MusherProcess
 
@@ -30,11 +40,14 @@ KILL_EVERY_S: Final = 20.0
 FAULT_AFTER_S: Final = 4.0
 FAULT_LASTS_S: Final = (0.5, 6.0)
 LONG_FAULT_LASTS_S: Final = (15.0, 60.0)
-LOGOUT_EVERY_S: Final = 90.0
+LOGOUT_EVERY_S: Final = 60.0
+UNQUIET_AFTER_S: Final = 10.0
 BURST_EVERY_S: Final = 150.0
 BURST_MESSAGES: Final = 130
 """More than the 100 that one sync brings."""
 EVENT_EVERY_S: Final = 1.0
+UNFORESEEN: Final = ("_broke", "_not_read", "room_work_failed", "redaction_failed")
+"""How the log lines end that tell of what nobody foresaw."""
 SETTLED_WITHIN_S: Final = 300.0
 """Of a message, whatever befalls it meanwhile; a run that waits longer has lost it."""
 SETTLED_AT_REST_S: Final = 120.0
@@ -82,6 +95,7 @@ class Soak:
     to_homeserver: FaultProxy
     to_model: FaultProxy
     watch: Watch
+    unquiet: UnquietRoom
     taken: dict[str, list[str]] = field(default_factory=dict)
     tally: Tally = field(default_factory=Tally)
     _starts: int = 1
@@ -115,6 +129,7 @@ class Soak:
             self._kill(),
             self._log_out(),
             self._burst(),
+            self._stir(),
         ]
 
     def _chance(self, name: str) -> random.Random:
@@ -187,13 +202,24 @@ class Soak:
         await self.musher.start(ready=False)
 
     async def _log_out(self) -> None:
-        """End all of the bot's logins, as an administrator would."""
+        """End all of the bot's logins, as an administrator would, or have the homeserver say that they have ended."""
         chance = self._chance("logout")
         await self._pause(chance.expovariate(1 / LOGOUT_EVERY_S))
         while not self._over.is_set():
-            await log_out_everywhere(self.synapse, self.musher.user_id)
-            self.tally.faults["homeserver logout of all devices"] += 1
+            said = chance.choice([None, SOFT_LOGOUT, TOKEN_GONE])
+            if said is None:
+                await log_out_everywhere(self.synapse, self.musher.user_id)
+            else:
+                await self.to_homeserver.begin(said, chance.choice([SYNCS, SENDS]), times=1)
+            self.tally.faults[f"homeserver {said.name if said else 'logout of all devices'}"] += 1
             await self._pause(chance.expovariate(1 / LOGOUT_EVERY_S))
+
+    async def _stir(self) -> None:
+        chance = self._chance("unquiet")
+        while not self._over.is_set():
+            await self._pause(chance.expovariate(1 / UNQUIET_AFTER_S))
+            happened = await self.unquiet.go_on(chance, SETTLED_WITHIN_S)
+            self.tally.faults[f"room {happened}"] += 1
 
     # --- the end
 
@@ -206,6 +232,7 @@ class Soak:
         for room in self.rooms:
             last = await self._say(self.people[0], room)
             await self.watch.wait_until_settled(room, last, SETTLED_AT_REST_S)
+        await self.unquiet.ask(SETTLED_AT_REST_S)
         await self.musher.stop()
 
     async def _judge(self) -> None:
@@ -218,9 +245,9 @@ class Soak:
             turns = judge_room(room, timeline, self.musher.user_id, of_room, findings)
             judge_events(room, turns, self.taken, findings)
             self._count(timeline, len(turns))
+        await self.unquiet.judge(findings)
         findings.wrong += verify_database(self.musher.database).problems
-        broken = ("turn_broke", "room_work_failed")
-        findings.wrong += [str(line) for line in self.musher.logs if line.get("event") in broken]
+        findings.wrong += [str(line) for line in self.musher.logs if str(line.get("event")).endswith(UNFORESEEN)]
         findings.wrong += [line["line"] for line in self.musher.logs if "Traceback" in line.get("line", "")]
         self.tally.counts["requests to the model"] = len(requests)
         self.tally.counts["requests to the homeserver"] = len(self.to_homeserver.calls)
@@ -275,10 +302,11 @@ async def prepared(plan: Plan, folder: Path, synapse: Homeserver) -> AsyncIterat
         stack.push_async_callback(musher.end)
         await musher.start()
         rooms = []
-        for _ in range(plan.rooms):
+        for _ in range(plan.rooms + 1):
             room = await alice.create_room(invite=[user_id, bob.user_id])
             await bob.join(room)
             await alice.wait_for_membership(room, user_id)
             rooms.append(room)
         watch = Watch(alice, user_id)
-        yield Soak(plan, synapse, model, musher, (alice, bob), rooms, to_homeserver, to_model, watch)
+        unquiet = UnquietRoom(alice, user_id, watch, [rooms.pop()])
+        yield Soak(plan, synapse, model, musher, (alice, bob), rooms, to_homeserver, to_model, watch, unquiet)
