@@ -185,13 +185,7 @@ class Encryption:
         if event is None or event.sender == self._machine.user_id or not self._options.allows(event.sender):
             return None
         try:
-            try:
-                opened = await self._vault.run(self._machine.read, event)
-            except Unreadable as error:
-                if not error.waits:
-                    raise
-                await self._devices.refresh({event.sender})
-                opened = await self._vault.run(self._machine.read, event)
+            opened = await self._vault.run(self._machine.read, event)
         except Unreadable as error:
             log.warning("message_unreadable", session=room_id, message=event.event_id, problem=error.problem)
             if error.waits and await self._vault.run(self._pending.add, event):

@@ -63,10 +63,6 @@ class Machine:
 
     # --- devices
 
-    def device(self, user_id: str, curve25519: str) -> OlmDevice | None:
-        """A device by its key, gone ones too: they may have sent something before they went."""
-        return next((each for each in self.olm.device_store[user_id].values() if each.curve25519 == curve25519), None)
-
     def active_devices(self, user_id: str) -> list[OlmDevice]:
         """All devices of a user but this one that may be given keys."""
         return [
@@ -224,6 +220,13 @@ class Machine:
             return
         self.olm.inbound_group_store[room_id][sender_key][session_id] = session
         self.olm.save_inbound_group_session(session)
+        self.vault.sql(
+            "INSERT OR IGNORE INTO musher_owners VALUES (?, ?, ?, ?)",
+            room_id,
+            sender_key,
+            session_id,
+            payload["sender"],
+        )
         log.info("room_key_received", sender=payload["sender"], session=room_id)
 
     def _is_awaited(self, sender: str, room_id: str, session_id: str) -> bool:
@@ -243,11 +246,19 @@ class Machine:
         return any(event.session_id in made for made in self.olm.inbound_group_store[event.room_id].values())
 
     def _key_of_sender(self, event: Encrypted) -> InboundGroupSession:
-        """The key, if a device of the event's sender made it: the server alone says who the sender is."""
-        for made in self.olm.inbound_group_store[event.room_id].values():
-            session = made.get(event.session_id)
-            device = None if session is None else self.device(event.sender, session.sender_key)
-            if device is not None and device.ed25519 == session.ed25519:
+        """The key, if the event's sender sent it: the server alone says who the sender is.
+
+        A device names its user within what it encrypts, so that is known of devices, too, that are gone by now.
+        """
+        owned = self.vault.sql(
+            "SELECT sender_key FROM musher_owners WHERE room_id = ? AND session_id = ? AND owner = ?",
+            event.room_id,
+            event.session_id,
+            event.sender,
+        )
+        for (sender_key,) in owned:
+            session = self.olm.inbound_group_store.get(event.room_id, sender_key, event.session_id)
+            if session is not None:
                 return session
         problem = "its key was not made by a device of its sender" if self.has_key(event) else "its key has not come"
         raise Unreadable(problem, waits=True)

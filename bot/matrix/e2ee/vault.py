@@ -29,6 +29,8 @@ Args = TypeVarTuple("Args")
 _TABLES: Final = (
     "CREATE TABLE IF NOT EXISTS musher_facts (name TEXT PRIMARY KEY, value TEXT NOT NULL)",
     "CREATE TABLE IF NOT EXISTS musher_rooms (room_id TEXT PRIMARY KEY, rules TEXT NOT NULL)",
+    "CREATE TABLE IF NOT EXISTS musher_owners (room_id TEXT NOT NULL, sender_key TEXT NOT NULL, "
+    "session_id TEXT NOT NULL, owner TEXT NOT NULL, PRIMARY KEY (room_id, session_id, sender_key))",
     "CREATE TABLE IF NOT EXISTS musher_pending (event_id TEXT PRIMARY KEY, room_id TEXT NOT NULL, "
     "sender TEXT NOT NULL, session_id TEXT NOT NULL, event TEXT NOT NULL, since_ms INTEGER NOT NULL, "
     "asked_ms INTEGER, emitted INTEGER NOT NULL DEFAULT 0)",

@@ -115,6 +115,7 @@ async def test_whoever_comes_while_the_pool_is_drained_and_the_bot_down_is_read(
 async def test_a_session_that_is_broken_is_mended(bot: Bot, alice: NioPerson, room: str, synapse: Homeserver) -> None:
     await alice.say(room, "one")
     await bot.until_heard("one")
+    await bot.say(room, "two")
     machine = bot.encryption._machine
     (device,) = machine.active_devices(alice.user_id)
 
