@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any, Final
 from uuid import uuid4
 
@@ -9,6 +10,7 @@ import structlog
 
 from bot.matrix.e2ee.devices import Devices
 from bot.matrix.e2ee.identity import Identity as CrossSigning
+from bot.matrix.e2ee.identity import judge
 from bot.matrix.e2ee.json_signing import Json
 from bot.matrix.e2ee.machine import Machine, Unreadable
 from bot.matrix.e2ee.members import Members
@@ -26,6 +28,8 @@ log = structlog.get_logger(__name__)
 
 GENERATION: Final = "matrix_key_store_generation"
 """The setting that counts the openings of the key file, as the file itself does: a file that is behind is a copy."""
+REPLACED_EVERY_S: Final = 3600.0
+"""How often at most the identity of another client is replaced while the service runs: people are told each time."""
 _LOST: Final = "lost"
 _KEY_KIND: Final = "signed_curve25519"
 
@@ -44,6 +48,9 @@ class Encryption:
         self._sharing: Sharing
         self._pending: Pending
         self._verifications: Verifications
+        self._cross_signing: CrossSigning
+        self._trust_in_doubt = False
+        self._replaced_until = 0.0
         self._told: list[Undecryptable] = []
         self._given_until: str | None = None
         self._decrypted = self._noticed = self._waiting = 0
@@ -70,12 +77,12 @@ class Encryption:
             await self._upload_keys(None if machine.own.published else KeysLeft(0, fallback=False))
         except KeysRefused as error:
             raise KeysLost(identity.device_id, error.reason) from error
-        cross_signing = CrossSigning(self._wire, self._settings, machine, self._options.password)
+        self._cross_signing = CrossSigning(self._wire, self._settings, machine, self._options.password)
         try:
-            await cross_signing.establish(at_server)
+            await self._cross_signing.establish(at_server)
         except Refused as error:
             log.error("device_not_cross_signed", device=identity.device_id, reason=str(error))
-        self._verifications = Verifications(machine, self._devices, self._options.admins, cross_signing.master_key)
+        self._verifications = Verifications(machine, self._devices, self._options.admins, self._cross_signing)
 
     async def _load(self, identity: Identity) -> Machine:
         try:
@@ -130,7 +137,9 @@ class Encryption:
             await self._vault.run(self._admitted, self._told)
         self._told = []
         changes = _object(answer.get("device_lists"))
-        self._devices.changed(_strings(changes.get("changed")) + _strings(changes.get("left")))
+        changed = _strings(changes.get("changed")) + _strings(changes.get("left"))
+        self._devices.changed(changed)
+        self._trust_in_doubt |= self._machine.user_id in changed
         events = [
             event for each in _list(_object(answer.get("to_device")).get("events")) if (event := _to_device(each))
         ]
@@ -141,10 +150,30 @@ class Encryption:
         try:
             await self._upload_keys(_keys_left(answer))
             await self._devices.begin_sessions(set())
+            if self._trust_in_doubt:
+                await self._see_to_trust()
         except (Unreachable, RateLimited, Refused) as error:
             log.warning("keys_not_uploaded", reason=str(error))  # the next sync tells the count again
         except KeysRefused as error:  # the login is taken up again, which finds the mark and makes a new device
             raise LoggedOut(self._machine.user_id, self._wire.homeserver, soft=False) from error
+
+    async def _see_to_trust(self) -> None:
+        """See whether others still trust this device, since another client may have replaced the account's identity.
+
+        Then it is replaced again; but not over and over, if somebody else does the same.
+        """
+        at_server = await self._devices.query([self._machine.user_id])
+        seen = judge(at_server, self._machine.user_id, self._machine.device_id)
+        self._trust_in_doubt = False
+        if seen.trusted and seen.master_key == self._cross_signing.master_key:
+            return
+        now = time.monotonic()
+        if now < self._replaced_until:
+            log.error("identity_contested", user=seen.user_id, advice="let one client alone make it, then restart")
+            return
+        log.warning("identity_replaced_by_another_client", user=seen.user_id, action="a new one is made")
+        self._replaced_until = now + REPLACED_EVERY_S
+        await self._cross_signing.establish(at_server)
 
     async def _verify(self, event: ToDevice) -> None:
         try:
@@ -189,7 +218,10 @@ class Encryption:
         except Unreadable as error:
             log.warning("message_unreadable", session=room_id, message=event.event_id, problem=error.problem)
             if error.waits and await self._vault.run(self._pending.add, event):
-                await self._ask_for_key(event)
+                try:
+                    await self._ask_for_key(event)
+                except Refused as refused:
+                    log.warning("key_not_requested", user=event.sender, session=room_id, reason=str(refused))
             return None
         self._decrypted += 1
         return opened

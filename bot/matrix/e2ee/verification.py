@@ -18,6 +18,7 @@ from nio.crypto import OlmDevice  # type: ignore[import-untyped]
 from nio.crypto.sas import Sas as NioSas  # type: ignore[import-untyped]
 
 from bot.matrix.e2ee.devices import Devices
+from bot.matrix.e2ee.identity import Identity
 from bot.matrix.e2ee.json_signing import Json, canonical, unpadded
 from bot.matrix.e2ee.machine import Machine
 from bot.matrix.e2ee.model import ToDevice
@@ -58,11 +59,11 @@ class _Cancelled(Exception):
 class Verifications:
     """Answers verifications. `admins` may start one; everybody else's are declined."""
 
-    def __init__(self, machine: Machine, devices: Devices, admins: frozenset[str], master_key: str | None) -> None:
+    def __init__(self, machine: Machine, devices: Devices, admins: frozenset[str], identity: Identity) -> None:
         self._machine = machine
         self._devices = devices
         self._admins = admins
-        self._master_key = master_key
+        self._identity = identity
         self._open: dict[str, _Open] = {}
 
     async def receive(self, event: ToDevice) -> None:
@@ -194,8 +195,9 @@ class Verifications:
     def _vouched_for(self) -> Iterator[tuple[str, str]]:
         """The bot's own keys that the other side is to trust."""
         yield f"ed25519:{self._machine.device_id}", self._machine.own.identity[1]
-        if self._master_key is not None:
-            yield f"ed25519:{self._master_key}", self._master_key
+        master_key = self._identity.master_key
+        if master_key is not None:
+            yield f"ed25519:{master_key}", master_key
 
     def _made(self, begun: _Open, text: str, info: str) -> str:
         assert begun.established is not None

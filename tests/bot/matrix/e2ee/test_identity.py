@@ -16,11 +16,15 @@ import pytest
 from structlog.testing import capture_logs
 
 from bot.matrix import KeysLost, KeysUnavailable, PickleKeyWrong
+from bot.matrix.e2ee.identity import Seeds
 from bot.matrix.e2ee.json_signing import is_signed
 from bot.matrix.e2ee.model import KeysLeft
+from bot.matrix.errors import PasswordAsked
+from bot.matrix.wire import Wire
 from tests.bot.matrix.e2ee.conftest import Bot, enter
 from tests.bot.matrix.e2ee.nio_person import NioPerson
 from tests.bot.matrix.test_client import revoke
+from tests.servers.synapse import PASSWORD
 
 Seen = dict[str, Any]
 
@@ -146,6 +150,53 @@ async def test_an_identity_of_somebody_else_is_replaced_by_password(bot: Bot, al
     seen = await seen_by(alice, bot.user_id)
     assert_signed(seen, bot)
     assert identity_of(seen, bot.user_id) != before
+
+
+async def replace_identity(bot: Bot) -> Any:
+    """Do what another client of the account does when it resets the identity; returns the new one."""
+    keys = Seeds.make().public(bot.user_id)
+    wire = Wire(bot.credentials.homeserver, bot.user_id)
+    assert bot.identity is not None
+    wire.adopt(bot.identity)
+    try:
+        with pytest.raises(PasswordAsked) as asked:
+            await wire.post("keys", "device_signing", "upload", body=keys)
+        identifier = {"type": "m.id.user", "user": bot.user_id}
+        auth = {"type": "m.login.password", "identifier": identifier, "password": PASSWORD}
+        body = keys | {"auth": auth | {"session": asked.value.session}}
+        await wire.post("keys", "device_signing", "upload", body=body)
+    finally:
+        await wire.close()
+    return keys
+
+
+async def until_logged(bot: Bot, event: str) -> None:
+    with capture_logs() as logs:
+        while event not in [line["event"] for line in logs]:
+            await bot.sync(500)
+
+
+async def test_an_identity_that_another_client_replaces_meanwhile_is_replaced_once(bot: Bot, alice: NioPerson) -> None:
+    await bot.sync()
+    await replace_identity(bot)
+    await until_logged(bot, "identity_replaced_by_another_client")
+    assert_signed(await seen_by(alice, bot.user_id), bot)
+    theirs = await replace_identity(bot)
+    await until_logged(bot, "identity_contested")
+    seen = await seen_by(alice, bot.user_id)
+    assert seen["master_keys"][bot.user_id]["keys"] == theirs["master_key"]["keys"]
+
+
+async def test_an_identity_that_another_client_replaced_while_it_was_down_is_replaced(
+    bot: Bot, alice: NioPerson
+) -> None:
+    await bot.stop()
+    await replace_identity(bot)
+    await bot.start()
+    seen = await seen_by(alice, bot.user_id)
+    assert_signed(seen, bot)
+    await bot.start()
+    assert await seen_by(alice, bot.user_id) == seen
 
 
 async def test_without_a_password_an_identity_of_somebody_else_is_left_and_told_of(bot: Bot) -> None:
