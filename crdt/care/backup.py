@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import time
+import uuid
 from contextlib import closing
 from pathlib import Path
 
@@ -28,9 +29,9 @@ def back_up_database(
         StoreNewer, StoreUnavailable: the database can't be read, or the backup can't be written.
     """
     source, target = Path(path), Path(backup)
-    if target.exists() and (not force or target.resolve() == source.resolve()):
-        raise BackupExists(str(target))
-    made = target.with_name(f"{target.name}.unfinished")
+    _check_free(source, target, force)
+    # A name of its own: another backup may be made into the same place at the same time.
+    made = target.with_name(f"{target.name}.unfinished-{uuid.uuid4().hex[:8]}")
     try:
         with reading(source, older=True) as connection, translating(target):
             copy(connection, made, progress, "copying")
@@ -38,11 +39,17 @@ def back_up_database(
             verification = _finish(connection, made, progress)
             if verification.problems:
                 raise StoreDamaged(str(source), "; ".join(verification.problems[:3]))
+        _check_free(source, target, force)
         with translating(target):
             put_in_place(made, target)
     finally:
         remove(made)
     return verification
+
+
+def _check_free(source: Path, target: Path, force: bool) -> None:
+    if target.exists() and (not force or target.resolve() == source.resolve()):
+        raise BackupExists(str(target))
 
 
 def _finish(connection: sqlite3.Connection, made: Path, progress: Progress) -> Verification:

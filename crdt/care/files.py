@@ -49,7 +49,8 @@ def reading(path: Path, *, older: bool = False) -> Iterator[sqlite3.Connection]:
         witness = read_witness(path)
         opening.check_presence(path, witness)
         if not path.is_file():
-            raise StoreUnavailable(str(path), "does not exist", "check the path")
+            problem = "is no file" if path.exists() else "does not exist"
+            raise StoreUnavailable(str(path), problem, "check the path")
         opening.check_file(path)
         with closing(connect(path, "ro")) as connection:
             opening.check_schema(connection, path)

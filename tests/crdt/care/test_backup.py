@@ -78,3 +78,18 @@ async def test_a_backup_into_a_folder_that_is_not_there_is_refused(full: Path) -
         back_up_database(full, full.parent / "absent" / "backup.db")
     with pytest.raises(StoreUnavailable, match="does not exist"):
         back_up_database(full.parent / "absent.db", full.parent / "backup.db")
+
+
+async def test_two_backups_into_one_place_at_a_time_do_not_spoil_each_other(full: Path, backup: Path) -> None:
+    began: list[str] = []
+
+    def begin_another(doing: str, done: int, total: int) -> None:
+        if not began:
+            began.append(doing)
+            back_up_database(full, backup)
+
+    with pytest.raises(BackupExists):
+        back_up_database(full, backup, progress=begin_another)
+    assert verify_database(backup).problems == ()
+    back_up_database(full, backup, force=True, progress=begin_another)
+    assert {each for each in files(backup.parent) if each.startswith(backup.name)} == {backup.name}
