@@ -1,9 +1,9 @@
 """The bot's only door to Matrix: no other package imports nio or speaks HTTP with the homeserver.
 
 `client.MatrixClient` logs in, syncs and sends, also in encrypted rooms (`e2ee`); `model` holds the values it gives,
-`errors` what can go wrong. Within, `wire` makes requests, `sync` reads what is new, `backfill` fetches what a sync left
-out, `timeline` reads events, `rooms` remembers rooms, `send` acts in them. `render` and `split` turn a reply in
-Markdown into events' contents.
+`errors` what can go wrong. Within, `wire` makes requests, `second_asks` makes overdue ones again, `sync` reads what is
+new, `backfill` fetches what a sync left out, `timeline` reads events, `rooms` remembers rooms, `send` acts in them.
+`render` and `split` turn a reply in Markdown into events' contents.
 """
 
 from bot.matrix.client import MatrixClient

@@ -96,7 +96,7 @@ async def test_a_server_that_speaks_again_is_asked_again_for_all_that_it_was_ask
     wire: Wire, forgets: Callable[..., Forgetful]
 ) -> None:
     sync, send = forgets("/sync", 1), forgets("/send", 1)
-    sending = asyncio.create_task(wire.put("send", body={}))
+    sending = asyncio.create_task(wire.post("send", body={}))
     await until(lambda: send.asked, WITHIN_S)
     async with asyncio.timeout(WITHIN_S):
         await wire.get("sync", patience=AT_ONCE)
