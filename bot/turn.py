@@ -51,6 +51,8 @@ DEFAULT_PERSONA: Final = "default"
 """The persona of rooms that name no other; the prompt has instructions for it where the config has none."""
 MAX_ATTEMPTS: Final = 3
 """Deaths in one turn after which it ends with a notice."""
+LONGEST_REPLY: Final = 256 * 1024
+"""Characters. A model that has gone astray must not fill a room with hundreds of messages."""
 STORE_RETRY_S: Final = 2.0
 """Pause before a store that could not take something in is asked again."""
 
@@ -235,7 +237,10 @@ class Turns:
         messages = prompt.model_messages(instructions, transcript, budget_tokens=budget_tokens)
         reply = await self.model.reply(messages)
         log.info("model_replied", input_tokens=reply.input_tokens, output_tokens=reply.output_tokens)
-        return reply.text
+        if len(reply.text) <= LONGEST_REPLY:
+            return reply.text
+        log.warning("reply_cut", characters=len(reply.text), kept=LONGEST_REPLY)
+        return f"{reply.text[:LONGEST_REPLY]}\n\n{texts.CUT}"
 
     def _instructions(self, session: LlmSessionView) -> str:
         instructions = self.personas.get(session.persona_name)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from bot import turn
+from bot import texts, turn
 from bot.llm import ModelFailed
 from bot.turn import TurnOutcome
 from crdt import Store
@@ -89,3 +89,14 @@ async def test_a_reply_that_can_not_be_stored_is_told_of_once(
     assert outcomes == ["answered"]
     assert disk.refused == 20
     assert await room.store.waiting(ROOM) == []
+
+
+async def test_a_reply_without_end_is_cut_and_says_so(room: Room) -> None:
+    room.model.tell("word " * 2_000_000)
+    await room.says("one")
+    with capture_logs() as logs:
+        await room.answer()
+    (reply,) = await room.replies()
+    assert reply.endswith(texts.CUT)
+    assert len(reply) < turn.LONGEST_REPLY + 100
+    assert [line["event"] for line in logs].count("reply_cut") == 1
