@@ -25,6 +25,16 @@ class NeverStarted(MusherError):
         super().__init__(f"{path} holds no login: start Musher once with 'musher run', which makes its device and keys")
 
 
+class NotAnswered(MusherError):
+    """The homeserver gave no answer about the keys."""
+
+    def __init__(self, homeserver: str, problem: str) -> None:
+        super().__init__(
+            f"{homeserver} gave no answer about the bot's keys: {problem}; "
+            "check matrix.homeserver and that the server is up, then ask again"
+        )
+
+
 def show_verify_status(arguments: argparse.Namespace) -> int:
     """Print the state of the bot's keys as the homeserver shows it; 0 if its device is cross-signed."""
     from bot.config import load_config
@@ -37,7 +47,7 @@ def show_verify_status(arguments: argparse.Namespace) -> int:
 
 
 async def _ask(config: Config) -> SeenKeys:
-    from bot.matrix import MatrixClient
+    from bot.matrix import MatrixClient, Unreachable
     from bot.wiring import credentials, stored_login
     from crdt import StoreReader
 
@@ -50,6 +60,8 @@ async def _ask(config: Config) -> SeenKeys:
     client = MatrixClient(credentials(config))
     try:
         return await client.seen_keys(stored)
+    except Unreachable as error:
+        raise NotAnswered(error.homeserver, error.problem) from error
     finally:
         await client.close()
 

@@ -66,3 +66,15 @@ async def test_before_the_first_start_it_says_so(
     config = await _config(tmp_path, synapse, "@nobody:localhost")
     assert await asyncio.to_thread(cli.main, ["verify-status", "--config", str(config)]) == 1
     assert "start Musher once" in capsys.readouterr().err
+
+
+async def test_a_homeserver_that_is_away_is_told_of_in_one_line(
+    synapse: Homeserver, unique: Callable[[str], str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    user_id = await synapse.register(unique("musher"), PASSWORD)
+    config = await _config(tmp_path, synapse, user_id)
+    await _start_once(tmp_path, synapse, user_id, encrypts=False)
+    config.write_text(config.read_text().replace(synapse.url, "http://127.0.0.1:1"))
+    assert await asyncio.to_thread(cli.main, ["verify-status", "--config", str(config)]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "http://127.0.0.1:1 gave no answer about the bot's keys" in line

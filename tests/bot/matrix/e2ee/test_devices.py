@@ -98,6 +98,12 @@ async def test_a_pool_of_one_time_keys_that_was_drained_is_filled_again(bot: Bot
     assert await left(bot) == (50, ["signed_curve25519"])
 
 
+async def test_a_count_that_a_server_leaves_out_means_none(bot: Bot, alice: NioPerson) -> None:
+    await drain(alice, bot)
+    await bot.encryption.receive({"device_one_time_keys_count": {}}, None)
+    assert (await left(bot))[0] == 50
+
+
 async def test_whoever_comes_while_the_pool_is_drained_and_the_bot_down_is_read(
     bot: Bot, alice: NioPerson, make_nio: PersonMaker
 ) -> None:
