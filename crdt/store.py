@@ -136,7 +136,7 @@ class Store(Lifetime):
 
     async def read_llm_session(self, session_id: str) -> LlmSessionView | None:
         """Read a session; `None` when there is none."""
-        return await self._unbroken(self._open_sessions.read(session_id))
+        return await self._open_sessions.read(session_id)
 
     async def assemble_and_advance_session(self, session_id: str) -> list[str]:
         """Take every event that the session has not seen, as audit lines, and advance its marks, atomically.
@@ -187,7 +187,7 @@ class Store(Lifetime):
 
     async def read_transcript(self, session_id: str) -> list[TranscriptEntry]:
         """Read the entries that the session keeps, oldest first."""
-        return await self._unbroken(self._open_sessions.read_transcript(session_id))
+        return await self._open_sessions.read_transcript(session_id)
 
     async def roll_session(self, session_id: str, keep_entries: int) -> None:
         """Go on with at most the newest `keep_entries` entries; the rest leaves the file.
