@@ -116,9 +116,11 @@ def _in_a_process(row: Row, folder: Path, quick: bool) -> Sequence[Figure]:
 
 def _figures(row: Row, folder: Path, quick: bool, environment: Mapping[str, str]) -> list[Figure]:
     command = [sys.executable, "-m", "benchmarks", "--measure", row.module, "--folder", str(folder)]
+    # With it, each process that a row starts would compile every module anew.
+    compiled = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     child = subprocess.run(
         command + ["--quick"] * quick,
-        env={**os.environ, **environment},
+        env={**compiled, **environment},
         stdout=subprocess.PIPE,
         check=True,
         timeout=ROW_TIMEOUT_S,

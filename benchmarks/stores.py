@@ -10,8 +10,6 @@ import structlog
 
 from crdt import PipelineEvent, Store
 
-SETTINGS = {"segment_events": 10_000}
-
 
 def quiet() -> None:
     """Keep the store's log lines out of the measurement."""

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 EXIT_FAILED: Final = 1
 EXIT_INTERRUPTED: Final = 130  # 128 + SIGINT, as shells report it
 EXIT_BROKEN_PIPE: Final = 141  # 128 + SIGPIPE
-_EVENTS_A_PAGE: Final = 10_000  # a segment's usual size: a reader unpacks whole segments
+_EVENTS_A_PAGE: Final = 4_000  # a segment's usual size: a reader unpacks whole segments
 _EVENT_KEYS: Final = (
     "sled_id",
     "event_seq",

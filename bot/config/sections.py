@@ -126,7 +126,7 @@ class StoreConfig(Section):
     path: Path = Field(
         default=Path("data/musher.db"), description="a file's path; its folder is made when it is missing"
     )
-    segment_events: Whole = Field(default=10_000, ge=1, le=100_000, description="a whole number from 1 to 100000")
+    segment_events: Whole = Field(default=4_000, ge=1, le=100_000, description="a whole number from 1 to 100000")
     retention_events: Whole = Field(default=1_000_000, ge=1, description="a whole number, at least 1")
     retention_days: Whole = Field(default=90, ge=1, le=36_500, description="a whole number from 1 to 36500")
 

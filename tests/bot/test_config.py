@@ -27,7 +27,7 @@ def test_a_minimal_file_gives_all_defaults(tmp_path: Path) -> None:
     assert (config.matrix.respond_to, config.matrix.max_parallel_rooms) == ("all", 8)
     assert config.store.path == Path("data/musher.db")
     assert (config.store.segment_events, config.store.retention_events, config.store.retention_days) == (
-        10_000,
+        4_000,
         1_000_000,
         90,
     )
