@@ -3,8 +3,8 @@
 Rules for whoever changes this:
 - A transaction is one function that runs whole in the writer's thread. Nothing is awaited inside it.
 - A commit is two crossings and no task: the thread is handed the whole batch, and hands the loop its outcomes.
-- All callers that wait at the same moment share one commit; each has a savepoint of its own, so that one caller's
-  error undoes only that caller's rows.
+- All callers that wait at the same moment share one commit; each of several has a savepoint of its own, so that one
+  caller's error undoes only that caller's rows.
 - A commit is acknowledged after SQLite has synced it (WAL + FULL). When a commit fails, the file decides: it is
   reopened, what it holds is forced to disk, and the commit counter tells whether the callers' rows are in it.
 """

@@ -1,7 +1,7 @@
 """The life of a store: opened as a whole, closed in order, and every change brought to its end.
 
-Every change runs as a task of the store's own, so a caller that is cancelled neither breaks it off nor leaves a lock
-behind: what was begun is committed or refused as a whole.
+A change is either one unit, which the database runs whole once it has it, or a task of the store's own. So a caller
+that is cancelled neither breaks it off nor leaves a lock behind: what was begun is committed or refused as a whole.
 """
 
 from __future__ import annotations
