@@ -19,6 +19,7 @@ from typing import Any, Final, Literal, Protocol
 import structlog
 
 from bot import texts
+from bot.errors import MusherError
 from bot.matrix import KeysDamaged, LoggedOut, MatrixError, RateLimited, Unreachable
 from bot.notices import notice
 from bot.pace import Pace, RoomPauses
@@ -148,7 +149,7 @@ class Deliveries:
     async def _send_or_give_up(self, delivery: Delivery) -> None:
         try:
             await self._send_now(delivery)
-        except (*ENDS, CrdtError):
+        except (*ENDS, MusherError, CrdtError):
             raise
         except BaseException as error:  # the room waits, and is told in the end; the others go on
             await self._broke(delivery, error)

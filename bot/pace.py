@@ -104,8 +104,8 @@ class Pace:
 
 
 FIRST_ROOM_PAUSE_S: Final = 1.0
-SHARE_S: Final = 1.5
-"""Of the rooms that fail, one is tried in this time on average."""
+SHARE_S: Final = 2.0
+"""Of the rooms that fail, one is tried in this time on average; each try is two requests, beside those of the syncs."""
 LONGEST_COMMON_PAUSE_S: Final = 4.0
 """For rooms of which nothing shows that they alone fail: after the end of a fault they have to be served soon."""
 LONGEST_ROOM_PAUSE_S: Final = 60.0
