@@ -4,6 +4,9 @@ UV_VERSION := 0.13.9
 UV := .tools/uv-$(UV_VERSION)/bin/uv
 RUN := .venv/bin
 
+# What is imported is compiled once, not by each of the many processes that tests start.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: demo test check format bench soak clean
 
 demo: .venv/.ready
