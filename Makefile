@@ -36,7 +36,7 @@ bench: .venv/.ready
 	$(RUN)/python -m benchmarks.profile > docs/benchmarks-profile.txt
 	$(RUN)/python -m benchmarks --json docs/benchmarks.json --svg docs/benchmarks.svg
 
-# Ten minutes of random faults and kills; the seed is printed. `make soak SOAK="--minutes 60 --rooms 8 --seed 42"`
+# Ten minutes of random faults and kills; the seed is printed. `make soak SOAK="--minutes 60 --rooms 8 --encrypted 2"`
 soak: .venv/.ready
 	$(RUN)/python -m tests.soak $(SOAK)
 

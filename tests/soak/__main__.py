@@ -21,7 +21,11 @@ def _say(*lines: str) -> None:
 
 
 async def _soak(plan: Plan, folder: Path) -> bool:
-    async with Homeserver.start(folder / "synapse", in_memory=True) as synapse, prepared(plan, folder, synapse) as soak:
+    in_memory = not plan.encrypted
+    async with (
+        Homeserver.start(folder / "synapse", in_memory=in_memory) as synapse,
+        prepared(plan, folder, synapse) as soak,
+    ):
         try:
             tally = await soak.run()
         except Exception:  # whatever ends a run early: it is told, with what was seen so far
@@ -37,10 +41,19 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--rooms", type=int, default=4)
     parser.add_argument("--seed", type=int, default=random.randrange(1_000_000))
+    parser.add_argument(
+        "--encrypted",
+        type=int,
+        default=0,
+        metavar="ROOMS",
+        help="encrypted rooms beside the plain ones. With some, the homeserver is restarted and killed, too, and the "
+        "bot's logins are not ended: nobody can read on a new device what was said to the former one",
+    )
     options = parser.parse_args()
-    plan = Plan(options.minutes, options.rooms, options.seed)
+    plan = Plan(options.minutes, options.rooms, options.seed, options.encrypted)
     folder = Path(tempfile.mkdtemp(prefix="musher-soak-"))
-    _say(f"soak of {plan.minutes:g} minutes in {plan.rooms} rooms, seed {plan.seed}, in {folder}")
+    rooms = f"{plan.rooms} plain and {plan.encrypted} encrypted rooms"
+    _say(f"soak of {plan.minutes:g} minutes in {rooms}, seed {plan.seed}, in {folder}")
     if asyncio.run(_soak(plan, folder)):
         shutil.rmtree(folder)
         _say(f"passed (seed {plan.seed})")

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from tests.servers.model import text_of
 from tests.servers.synapse import RoomEvent
-from tests.system.outside import Told, answered, said_line, told
+from tests.system.outside import Told, all_told, answered, said_line, told
 
 DELIVERY_ID: Final = "dev.musher.delivery_id"
 
@@ -84,11 +84,14 @@ def judge_room(
     requests: Iterable[Sequence[Mapping[str, Any]]],
     findings: Findings,
 ) -> list[SeenTurn]:
-    """Each message stands once in the conversation, each turn has one reply, to its newest message; all in order."""
+    """Each message stands once in the conversation, each turn has one reply, to its newest message; all in order.
+
+    `requests`: the messages of all requests to the model; those that ask for an answer in another room are left out.
+    """
     questions = [each for each in timeline if each["sender"] != bot]
     replies = [each for each in timeline if each["sender"] == bot]
-    turns = conversation(room, requests, findings)
     asked = [said_line(each) for each in questions]
+    turns = conversation(room, (each for each in requests if {*asked} & {*all_told(each)[-1].said}), findings)
     said = [line for turn in turns for line in turn.told.said]
     findings.count(room, "the message", asked, said)
     findings.order(room, "the message", asked, said)

@@ -30,10 +30,12 @@ from tests.servers.faults import (
 )
 from tests.servers.model import ScriptedModel
 from tests.servers.synapse import PASSWORD, Person, RoomEvent
+from tests.soak.encrypted import Talk
 from tests.soak.oracle import Findings, judge_events, judge_room
+from tests.soak.outages import Outages, PatientPerson
 from tests.soak.scene import Watch
 from tests.soak.unquiet import UnquietRoom
-from tests.system.outside import all_told, event, line_of, said_line
+from tests.system.outside import event, line_of
 from tests.system.service import MusherProcess
 
 KILL_EVERY_S: Final = 20.0
@@ -41,6 +43,7 @@ FAULT_AFTER_S: Final = 4.0
 FAULT_LASTS_S: Final = (0.5, 6.0)
 LONG_FAULT_LASTS_S: Final = (15.0, 60.0)
 LOGOUT_EVERY_S: Final = 60.0
+OUTAGE_EVERY_S: Final = 30.0
 UNQUIET_AFTER_S: Final = 10.0
 BURST_EVERY_S: Final = 150.0
 BURST_MESSAGES: Final = 130
@@ -61,6 +64,9 @@ class Plan:
     minutes: float
     rooms: int
     seed: int
+    encrypted: int = 0
+    """Encrypted rooms beside the plain ones. With some, the homeserver is restarted, and the bot's logins are left
+    alone: nobody can read on a new device what was said to the former one."""
 
 
 @dataclass(slots=True)
@@ -96,6 +102,8 @@ class Soak:
     to_model: FaultProxy
     watch: Watch
     unquiet: UnquietRoom
+    talks: list[Talk]
+    outages: Outages
     taken: dict[str, list[str]] = field(default_factory=dict)
     tally: Tally = field(default_factory=Tally)
     _starts: int = 1
@@ -123,11 +131,12 @@ class Soak:
         talks = [self._talk(person, room) for person in self.people for room in self.rooms]
         return [
             *talks,
+            *map(self._talk_encrypted, self.talks),
             *(self._report(sender) for sender in ("ci", "tracker")),
             self._fail(self.to_homeserver, HOMESERVER_FAULTS, "homeserver"),
             self._fail(self.to_model, MODEL_FAULTS, "model"),
             self._kill(),
-            self._log_out(),
+            self._restart_homeserver() if self.talks else self._log_out(),
             self._burst(),
             self._stir(),
         ]
@@ -142,7 +151,6 @@ class Soak:
     # --- what goes on
 
     async def _say(self, person: Person, room: str) -> str:
-        self.tally.counts["messages"] += 1
         return await person.say(room, f"question {next(self._numbers)} in {room}")
 
     async def _talk(self, person: Person, room: str) -> None:
@@ -150,6 +158,12 @@ class Soak:
         while not self._over.is_set():
             said = await self._say(person, room)
             await self.watch.wait_until_settled(room, said, SETTLED_WITHIN_S)
+            await self._pause(chance.expovariate(1.0))
+
+    async def _talk_encrypted(self, talk: Talk) -> None:
+        chance = self._chance(f"encrypted room {self.talks.index(talk)}")
+        while not self._over.is_set():
+            await talk.ask(SETTLED_WITHIN_S)
             await self._pause(chance.expovariate(1.0))
 
     async def _burst(self) -> None:
@@ -214,6 +228,15 @@ class Soak:
             self.tally.faults[f"homeserver {said.name if said else 'logout of all devices'}"] += 1
             await self._pause(chance.expovariate(1 / LOGOUT_EVERY_S))
 
+    async def _restart_homeserver(self) -> None:
+        chance = self._chance("outage")
+        await self._pause(chance.expovariate(1 / OUTAGE_EVERY_S))
+        while not self._over.is_set():
+            killed = chance.random() < 0.5
+            self.tally.faults[f"homeserver {'killed' if killed else 'restarted'}"] += 1
+            await self.outages.restart(killed=killed)
+            await self._pause(chance.expovariate(1 / OUTAGE_EVERY_S))
+
     async def _stir(self) -> None:
         chance = self._chance("unquiet")
         while not self._over.is_set():
@@ -232,17 +255,18 @@ class Soak:
         for room in self.rooms:
             last = await self._say(self.people[0], room)
             await self.watch.wait_until_settled(room, last, SETTLED_AT_REST_S)
+        for talk in self.talks:
+            await talk.ask(SETTLED_AT_REST_S)
         await self.unquiet.ask(SETTLED_AT_REST_S)
         await self.musher.stop()
 
     async def _judge(self) -> None:
-        findings = self.tally.findings
+        findings, bot = self.tally.findings, self.musher.user_id
         requests = [request.messages for request in self.model.requests]
-        for room in self.rooms:
-            timeline = await self.people[0].said(room)
-            asked = {said_line(each) for each in timeline if each["sender"] != self.musher.user_id}
-            of_room = [each for each in requests if asked & set(all_told(each)[-1].said)]
-            turns = judge_room(room, timeline, self.musher.user_id, of_room, findings)
+        timelines = {room: await self.people[0].said(room) for room in self.rooms}
+        timelines |= {talk.room: await talk.timeline(bot, findings) for talk in self.talks}
+        for room, timeline in timelines.items():
+            turns = judge_room(room, timeline, bot, requests, findings)
             judge_events(room, turns, self.taken, findings)
             self._count(timeline, len(turns))
         await self.unquiet.judge(findings)
@@ -255,7 +279,10 @@ class Soak:
     def _count(self, timeline: list[RoomEvent], turns: int) -> None:
         replies = [each for each in timeline if each["sender"] == self.musher.user_id]
         self.tally.counts["turns"] += turns
+        self.tally.counts["messages"] += len(timeline) - len(replies)
         self.tally.counts["replies"] += len(replies)
+        encrypted = sum(each["type"] == "m.room.encrypted" for each in replies)
+        self.tally.counts["replies in encrypted rooms"] += encrypted
         self.tally.counts["notices among them"] += sum(each["content"]["msgtype"] == "m.notice" for each in replies)
 
 
@@ -292,9 +319,11 @@ async def prepared(plan: Plan, folder: Path, synapse: Homeserver) -> AsyncIterat
         model.answer = lambda request: f"reply {request.number}"
         to_homeserver = await stack.enter_async_context(FaultProxy(synapse.url))
         to_model = await stack.enter_async_context(FaultProxy(model.url))
+        outages = Outages(synapse)
         alice, bob = [
-            await stack.enter_async_context(Person.on(synapse, f"{each}-{mark}")) for each in ("alice", "bob")
+            await stack.enter_async_context(PatientPerson.on(synapse, f"{each}-{mark}")) for each in ("alice", "bob")
         ]
+        alice.outages = bob.outages = outages
         user_id = await synapse.register(f"musher-{mark}", PASSWORD)
         # Hanging is to be met by time-outs, too, and a turn that nobody answers is to end within the run.
         sections = {"llm": {"timeout": "8s"}}
@@ -309,4 +338,9 @@ async def prepared(plan: Plan, folder: Path, synapse: Homeserver) -> AsyncIterat
             rooms.append(room)
         watch = Watch(alice, user_id)
         unquiet = UnquietRoom(alice, user_id, watch, [rooms.pop()])
-        yield Soak(plan, synapse, model, musher, (alice, bob), rooms, to_homeserver, to_model, watch, unquiet)
+        talks = [
+            await stack.enter_async_context(Talk.begun(synapse, f"carol-{number}-{mark}", folder, user_id))
+            for number in range(plan.encrypted)
+        ]
+        people, proxies = (alice, bob), (to_homeserver, to_model)
+        yield Soak(plan, synapse, model, musher, people, rooms, *proxies, watch, unquiet, talks, outages)

@@ -92,14 +92,20 @@ class NioPerson:
         return events
 
     async def history(self, room: str) -> list[dict[str, Any]]:
-        """The room's newest events as the homeserver has them, newest first."""
-        answer = await self.client.send(
-            "GET",
-            f"/_matrix/client/v3/rooms/{room}/messages?dir=b&limit=1000",
-            headers={"Authorization": f"Bearer {self.client.access_token}"},
-        )
-        events: list[dict[str, Any]] = (await answer.json())["chunk"]
-        return events
+        """All events of the room as the homeserver has them, newest first."""
+        events: list[dict[str, Any]] = []
+        place = ""
+        while True:
+            answer = await self.client.send(
+                "GET",
+                f"/_matrix/client/v3/rooms/{room}/messages?dir=b&limit=1000{place}",
+                headers={"Authorization": f"Bearer {self.client.access_token}"},
+            )
+            page = await answer.json()
+            events += page["chunk"]
+            if "end" not in page:
+                return events
+            place = f"&from={page['end']}"
 
     async def create_room(self, *invite: str, encrypted: bool = True, **options: Any) -> str:
         state = [ENCRYPTED] if encrypted else []
