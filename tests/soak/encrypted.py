@@ -50,7 +50,7 @@ class Talk:
             raise TimeoutError(f"message {said[-1]} of {self.room} was not answered within {within:g} s") from error
 
     def _heard(self) -> list[RoomEvent]:
-        return [each.source for each in self.person.heard if each.decrypted]
+        return [each.source for each in self.person.heard]
 
     async def timeline(self, bot: str, findings: Findings) -> list[RoomEvent]:
         """The room's messages as people read them, oldest first."""
