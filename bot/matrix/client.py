@@ -21,7 +21,7 @@ from bot.matrix.errors import (
 )
 from bot.matrix.model import Credentials, Identity, SyncBatch, TriedLogin
 from bot.matrix.rooms import Rooms
-from bot.matrix.second_asks import SecondAsks
+from bot.matrix.second_asks import USUAL, SecondAsks
 from bot.matrix.sync import Sync
 from bot.matrix.wire import CLIENT_API, Wire
 
@@ -202,7 +202,7 @@ class MatrixClient:
         """
         try:
             # Synapse checks even here the token of a request that carries one, and this one may have been revoked.
-            answer = await self._wire.request("GET", "/_matrix/client/versions", as_nobody=True)
+            answer = await self._wire.request("GET", "/_matrix/client/versions", as_nobody=True, patience=USUAL)
         except Refused as error:
             raise NotAHomeserver(self._wire.homeserver, error.message) from error
         except Unreachable as error:

@@ -123,6 +123,26 @@ async def test_a_login_is_made_only_once_however_long_it_takes(
         await client.close()
 
 
+async def test_a_start_does_not_hang_on_a_question_that_was_forgotten(fake: FakeHomeserver) -> None:
+    over = asyncio.Event()
+    asked: list[web.Request] = []
+
+    async def versions(request: web.Request) -> web.Response:
+        asked.append(request)
+        if len(asked) == 1:
+            await over.wait()
+        return web.json_response({"versions": ["v1.11"]})
+
+    fake.routes["/versions"] = versions
+    client = MatrixClient(Credentials(fake.url, USER, "secret"), on_silence=lambda: None)
+    try:
+        async with asyncio.timeout(WITHIN_S):
+            assert await client.check_homeserver() == ["v1.11"]
+    finally:
+        over.set()
+        await client.close()
+
+
 async def test_the_second_requests_of_all_together_are_few(wire: Wire, forgets: Callable[..., Forgetful]) -> None:
     there = forgets("/there")
     began = asyncio.get_running_loop().time()
