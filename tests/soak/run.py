@@ -109,6 +109,9 @@ class Soak:
     _starts: int = 1
     """How often the service had come to run when it was last started."""
     _over: asyncio.Event = field(default_factory=asyncio.Event)
+    """Nothing new begins."""
+    _quiet: asyncio.Event = field(default_factory=asyncio.Event)
+    """What had begun has come to its end."""
     _numbers: count[int] = field(default_factory=count)
 
     async def run(self) -> Tally:
@@ -116,10 +119,12 @@ class Soak:
         watching = asyncio.create_task(self.watch.run())
         try:
             async with asyncio.TaskGroup() as busy:
-                for task in self._tasks():
-                    busy.create_task(task)
+                tasks = [busy.create_task(task) for task in self._tasks()]
+                busy.create_task(self._kill())
                 await self._pause(self.plan.minutes * 60)
                 self._over.set()
+                await asyncio.wait(tasks)
+                self._quiet.set()
             await self._come_to_rest()
         finally:
             watching.cancel()
@@ -135,7 +140,6 @@ class Soak:
             *(self._report(sender) for sender in ("ci", "tracker")),
             self._fail(self.to_homeserver, HOMESERVER_FAULTS, "homeserver"),
             self._fail(self.to_model, MODEL_FAULTS, "model"),
-            self._kill(),
             self._restart_homeserver() if self.talks else self._log_out(),
             self._burst(),
             self._stir(),
@@ -201,10 +205,11 @@ class Soak:
     async def _kill(self) -> None:
         """Kill the service now and then, and start it again, also when it has ended itself: as systemd would."""
         chance = self._chance("kill")
-        while not self._over.is_set():
-            by_itself = await _first(self._pause(chance.expovariate(1 / KILL_EVERY_S)), self.musher.wait_until_ended())
+        while not self._quiet.is_set():
+            due = self._quiet.wait() if self._over.is_set() else self._pause(chance.expovariate(1 / KILL_EVERY_S))
+            by_itself = await _first(due, self.musher.wait_until_ended())
             if self._over.is_set() and not by_itself:
-                return
+                continue
             self.tally.counts["ends at the start" if by_itself else "kills"] += 1
             await self._start_again(by_itself)
 

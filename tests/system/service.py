@@ -28,8 +28,11 @@ PATIENCE: Final = 30.0
 STOP_WITHIN: Final = 10.0
 """Seconds that the service may take to end in order."""
 INGEST_TOKEN: Final = "a-token-of-the-tests"
-_PORTS: Final = range(10_000, 20_000)
-"""Below the ports of outgoing connections, so that nobody takes the service's port while it is down."""
+_WORKER: Final = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+_FIRST_PORT: Final = 10_000 + 1_000 * (_WORKER % 10)
+_PORTS: Final = iter(random.sample(range(_FIRST_PORT, _FIRST_PORT + 1_000), 1_000))
+"""Below the ports of outgoing connections, others for each worker, and none twice: nobody takes that of a service which
+is down at the moment."""
 _ROOT: Final = Path(__file__).parents[2]
 _LOG_TAIL: Final = 60
 _LONGEST_LINE: Final = 4 * 1024 * 1024
@@ -51,11 +54,11 @@ async def until(happened: Callable[[], Awaitable[T | None]], what: str, within: 
 
 def free_port() -> int:
     """A port of loopback that nobody listens on."""
-    for port in random.sample(_PORTS, 100):
+    for port in _PORTS:
         with socket.socket() as probe, suppress(OSError):
             probe.bind(("127.0.0.1", port))
             return port
-    raise AssertionError("100 ports are all in use")
+    raise AssertionError("all ports were given out")
 
 
 @dataclass(eq=False)
