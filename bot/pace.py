@@ -104,8 +104,8 @@ class Pace:
 
 
 FIRST_ROOM_PAUSE_S: Final = 1.0
-SHARE_S: Final = 2.0
-"""Of the rooms that fail, one is tried in this time on average; each try is two requests, beside those of the syncs."""
+SHARE_S: Final = 3.0
+"""Of the rooms that fail, one is tried in this time; each try is two requests, beside those of the syncs."""
 LONGEST_COMMON_PAUSE_S: Final = 4.0
 """For rooms of which nothing shows that they alone fail: after the end of a fault they have to be served soon."""
 LONGEST_ROOM_PAUSE_S: Final = 60.0
@@ -125,8 +125,9 @@ class _Failing:
 class RoomPauses:
     """The back-off of rooms that can't be sent to while the homeserver otherwise answers.
 
-    The more rooms fail, the longer each waits, so that together they cost less than a request a second. One that works
-    again shows that the fault was a common one, and has the others tried soon.
+    Each has a moment of its own, apart from those of the others: together they cost less than a request a second, and
+    the end of a fault is soon noticed. One that works again shows that the fault was a common one, and has the others
+    tried at once.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -158,9 +159,15 @@ class RoomPauses:
         if alone:
             longest = LONGEST_ROOM_PAUSE_S if self._served_at > failing.since else LONGEST_COMMON_PAUSE_S
             failing.pause_s = min(failing.pause_s * 2 or FIRST_ROOM_PAUSE_S, longest)
-        pause_s = min(max(failing.pause_s, (len(self._failing) - 1) * SHARE_S), LONGEST_ROOM_PAUSE_S)
-        failing.resume_at = now + pause_s
-        return pause_s
+        failing.resume_at = min(self._free_moment(failing, now + failing.pause_s), now + LONGEST_ROOM_PAUSE_S)
+        return failing.resume_at - now
+
+    def _free_moment(self, failing: _Failing, at: float) -> float:
+        """The first moment from `at` on that is apart from those at which other rooms are tried."""
+        for taken in sorted(other.resume_at for other in self._failing.values() if other is not failing):
+            if abs(taken - at) < SHARE_S:
+                at = taken + SHARE_S
+        return at
 
     def worked(self, room_id: str) -> bool:
         """Report that the room was served; returns whether it had failed before."""

@@ -10,7 +10,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from bot.matrix import RateLimited, Unreachable
-from bot.pace import LONGEST_PAUSE_S, PROBE_S, Pace, RoomPauses
+from bot.pace import LONGEST_PAUSE_S, PROBE_S, SHARE_S, Pace, RoomPauses
 
 DOWN = Unreachable("https://example.org", "no connection")
 
@@ -276,7 +276,12 @@ async def test_a_minute_of_failing_rooms_costs_about_a_request_a_second(rooms: R
                 rooms.failed(f"!{n}")
                 asked += 1
         clock.now += 0.1
-    assert asked < 2 * 60
+    assert asked <= 20 + 60 / SHARE_S
+
+
+def test_rooms_that_fail_at_one_moment_are_tried_at_moments_of_their_own(rooms: RoomPauses) -> None:
+    waits = [rooms.failed(f"!{n}") for n in range(3)]
+    assert waits == [1.0, 1.0 + SHARE_S, 1.0 + 2 * SHARE_S]
 
 
 async def test_once_one_of_many_works_again_the_others_are_tried_at_once(rooms: RoomPauses, clock: VirtualTime) -> None:
