@@ -5,7 +5,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -59,17 +58,10 @@ async def one_turn(store: Store) -> None:
     await store.complete_turn(turn, "Two things.")
 
 
-def timed_help(folder: Path) -> float:
-    started = time.perf_counter()
-    done = musher(folder, "--help")
+def test_help_names_the_commands(tmp_path: Path) -> None:
+    done = musher(tmp_path, "--help")
     assert done.returncode == 0
     assert all(word in done.stdout for word in ("run", "demo", "check", "events", "sessions"))
-    return time.perf_counter() - started
-
-
-def test_help_is_there_at_once(tmp_path: Path) -> None:
-    # Measured 0.06 s; with the heavy imports it would be over a second. The best of three, for machines that are busy.
-    assert min(timed_help(tmp_path) for _ in range(3)) < 0.4
 
 
 def test_help_imports_nothing_heavy(tmp_path: Path) -> None:
