@@ -56,7 +56,7 @@ class _Gathered:
     messages: list[RoomMessage] = field(default_factory=list)
     edits: list[Edit] = field(default_factory=list)
     redactions: list[Redaction] = field(default_factory=list)
-    broken: list[str] = field(default_factory=list)
+    broken: set[str] = field(default_factory=set)
 
     def add(self, said: RoomMessage | Edit | Redaction | None) -> None:
         match said:
@@ -97,7 +97,7 @@ class Sync:
             with contained("room_not_read", MatrixError, room=room_id) as met:
                 await self._gather(room_id, await self._news(room_id, room, since), gathered)
             if met.error is not None:
-                gathered.broken.append(room_id)
+                gathered.broken.add(room_id)
         undecryptable = await self._settle_keys(gathered, answer["next_batch"])
         left = tuple(_object(rooms.get("leave")))
         for room_id in left:
@@ -125,8 +125,8 @@ class Sync:
         for event in events:
             with contained("event_not_read", MatrixError, room=room_id, id=event.get("event_id")) as met:
                 gathered.add(self._reader(room_id).read(await self._decrypted(room_id, event)))
-            if met.error is not None and room_id not in gathered.broken:
-                gathered.broken.append(room_id)
+            if met.error is not None:
+                gathered.broken.add(room_id)
 
     async def _decrypted(self, room_id: str, event: dict[str, Any]) -> dict[str, Any]:
         """The event as it was meant; one that can't be decrypted stays as it is."""
