@@ -174,7 +174,11 @@ class Deliveries:
         except Unreachable as error:
             self._unreachable(delivery.session_id, error)
             return
-        except (RateLimited, LoggedOut) as error:
+        except RateLimited as error:
+            self._pace.failed(error)
+            self._rooms.failed(delivery.session_id)
+            return
+        except LoggedOut as error:
             self._pace.failed(error)
             return
         except KeysDamaged:  # the next start makes new keys, and sends this then

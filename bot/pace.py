@@ -120,14 +120,17 @@ class _Failing:
     since: float
     resume_at: float
     pause_s: float = 0.0
+    tried: bool = False
+    """Whether it has failed itself; else it only waits for a moment of its own, since others do."""
 
 
 class RoomPauses:
     """The back-off of rooms that can't be sent to while the homeserver otherwise answers.
 
     Each has a moment of its own, apart from those of the others: together they cost less than a request a second, and
-    the end of a fault is soon noticed. One that works again shows that the fault was a common one, and has the others
-    tried at once.
+    the end of a fault is soon noticed. While nothing shows that a room fails alone, those that have something new to
+    send are given a moment, too. One that works again shows that the fault was a common one, and has the others tried
+    at once.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -137,6 +140,9 @@ class RoomPauses:
 
     async def ready(self, room_id: str) -> None:
         """Wait until the room may be tried."""
+        now = self._clock()
+        if any(failing.since > self._served_at for failing in self._failing.values()):
+            self._failing.setdefault(room_id, _Failing(now, self._free_moment(room_id, now)))
         while (left := self.left(room_id)) > 0:  # noqa: ASYNC110 - the pause may be called off while we sleep
             await asyncio.sleep(min(left, _NOTICE_WITHIN_S))
 
@@ -146,7 +152,7 @@ class RoomPauses:
         return failing.resume_at - self._clock() if failing else 0.0
 
     def is_failing(self, room_id: str) -> bool:
-        """Whether the last that was heard of the room is a failure of its own."""
+        """Whether the room failed when it was last tried, or waits to be tried because others fail."""
         return room_id in self._failing
 
     def failed(self, room_id: str, *, alone: bool = True) -> float:
@@ -156,24 +162,26 @@ class RoomPauses:
         """
         now = self._clock()
         failing = self._failing.setdefault(room_id, _Failing(now, now))
+        failing.tried = True
         if alone:
             longest = LONGEST_ROOM_PAUSE_S if self._served_at > failing.since else LONGEST_COMMON_PAUSE_S
             failing.pause_s = min(failing.pause_s * 2 or FIRST_ROOM_PAUSE_S, longest)
-        failing.resume_at = min(self._free_moment(failing, now + failing.pause_s), now + LONGEST_ROOM_PAUSE_S)
+        failing.resume_at = self._free_moment(room_id, now + failing.pause_s)
         return failing.resume_at - now
 
-    def _free_moment(self, failing: _Failing, at: float) -> float:
-        """The first moment from `at` on that is apart from those at which other rooms are tried."""
-        for taken in sorted(other.resume_at for other in self._failing.values() if other is not failing):
+    def _free_moment(self, room_id: str, at: float) -> float:
+        """The first moment from `at` on that is apart from those at which other rooms are tried, within a minute."""
+        latest = self._clock() + LONGEST_ROOM_PAUSE_S
+        for taken in sorted(failing.resume_at for other, failing in self._failing.items() if other != room_id):
             if abs(taken - at) < SHARE_S:
                 at = taken + SHARE_S
-        return at
+        return min(at, latest)
 
     def worked(self, room_id: str) -> bool:
         """Report that the room was served; returns whether it had failed before."""
         self._served_at = self._clock()
-        if self._failing.pop(room_id, None) is None:
-            return False
+        served = self._failing.pop(room_id, None)
         for failing in self._failing.values():
-            failing.resume_at = self._served_at
-        return True
+            if served is not None or not failing.tried:
+                failing.resume_at = self._served_at
+        return served is not None and served.tried

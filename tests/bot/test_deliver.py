@@ -359,6 +359,33 @@ async def test_a_room_that_fails_while_others_are_served_is_tried_less_and_less(
     assert waits_s > 5 * pace.FIRST_ROOM_PAUSE_S
 
 
+async def test_rooms_whose_sends_are_limited_are_tried_at_moments_of_their_own(
+    post: Post, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pace, "SHARE_S", 3600.0)
+    rooms = [f"!{n}" for n in range(3)]
+    async with post.running():
+        for room in rooms:
+            post.homeserver.fail(room, *[RateLimited("https://example.org", 0.0)] * 1000)
+            await post.queue("late", room=room)
+        await until(lambda: all(map(post.deliveries._rooms.is_failing, rooms)))
+        assert sum(post.deliveries._rooms.left(room) > 30 for room in rooms) == 2
+
+
+async def test_a_room_with_its_first_delivery_waits_while_another_fails_and_nothing_shows_which_of_the_two_is_to_blame(
+    post: Post, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pace, "FIRST_ROOM_PAUSE_S", 0.1)
+    monkeypatch.setattr(pace, "SHARE_S", 3600.0)
+    async with post.running():
+        post.homeserver.fail(ROOM, DOWN)
+        await post.queue("late")
+        await until(lambda: post.deliveries._rooms.is_failing(ROOM))
+        await post.queue("first", room=OTHER)
+        await eventually(post.is_empty)
+    assert [sent.room_id for sent in post.homeserver.requests] == [ROOM, ROOM, OTHER]
+
+
 async def test_a_room_that_answers_again_is_told_of(post: Post) -> None:
     post.homeserver.fail(ROOM, DOWN)
     await post.queue("one")

@@ -293,3 +293,33 @@ async def test_once_one_of_many_works_again_the_others_are_tried_at_once(rooms: 
     assert rooms.worked("!0")
     await clock.pass_by(0.3)
     assert waiting.done()
+
+
+async def test_while_a_room_fails_others_are_tried_at_moments_of_their_own_until_one_is_served(
+    rooms: RoomPauses, clock: VirtualTime
+) -> None:
+    rooms.failed("!bad")
+    waiting = [asyncio.create_task(rooms.ready(room)) for room in ("!one", "!other")]
+    await clock.pass_by(SHARE_S)
+    assert not any(task.done() for task in waiting)
+    assert rooms.is_failing("!one")
+    await clock.pass_by(1.3)
+    assert [task.done() for task in waiting] == [True, False]
+    assert not rooms.worked("!one"), "it had not failed"
+    await clock.pass_by(0.3)
+    assert waiting[1].done()
+    assert rooms.left("!bad") <= 0
+    await asyncio.wait_for(rooms.ready("!third"), 1)
+
+
+async def test_a_room_whose_send_was_under_way_shows_the_others_that_one_fails_alone(
+    rooms: RoomPauses, clock: VirtualTime
+) -> None:
+    rooms.failed("!bad")
+    waiting = asyncio.create_task(rooms.ready("!other"))
+    await clock.pass_by(0.3)
+    assert not waiting.done()
+    assert not rooms.worked("!good")
+    await clock.pass_by(0.3)
+    assert waiting.done()
+    assert rooms.left("!bad") > 0
