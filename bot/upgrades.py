@@ -33,13 +33,14 @@ class Upgrades:
         repeated with the sync.
         """
         for upgrade in upgrades:
-            if upgrade.old in self._replaced or self.session_of(upgrade.new) == upgrade.old:
+            newest = self.session_of(upgrade.new)  # a sync tells of rooms in any order: this one may be replaced, too
+            if upgrade.old in self._replaced or newest == upgrade.old:
                 continue
-            moved = await self._store.move_session(upgrade.old, upgrade.new)
+            moved = await self._store.move_session(upgrade.old, newest)
             self._replaced[upgrade.old] = upgrade.new
             if moved:
-                log.info("room_upgraded", session=upgrade.old, replacement=upgrade.new)
-                self._wake(upgrade.new)
+                log.info("room_upgraded", session=upgrade.old, replacement=newest)
+                self._wake(newest)
 
     def session_of(self, room_id: str) -> str:
         """The room whose session a room's messages belong to: its own, or that of the room that has replaced it."""

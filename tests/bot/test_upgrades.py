@@ -26,6 +26,15 @@ async def test_each_upgrade_is_followed_once_and_through_all_its_steps() -> None
     assert [upgrades.session_of(room) for room in ("!a", "!b", "!c", "!other")] == ["!c", "!c", "!c", "!other"]
 
 
+async def test_a_session_moves_to_the_newest_room_in_whatever_order_the_steps_are_told() -> None:
+    sessions, woken = Sessions(), list[str]()
+    upgrades = Upgrades(sessions, woken.append)
+    await upgrades.follow([Upgrade("!b", "!c"), Upgrade("!a", "!b")])
+    assert sessions.moved[-1] == ("!a", "!c")
+    assert woken[-1] == "!c"
+    assert upgrades.session_of("!a") == "!c"
+
+
 async def test_rooms_that_replace_each_other_in_a_circle_hang_nothing() -> None:
     sessions = Sessions()
     upgrades = Upgrades(sessions, lambda _: None)
