@@ -66,10 +66,14 @@ def settle(connection: sqlite3.Connection, session_id: str, key: str, outcome: s
 
 
 def move(connection: sqlite3.Connection, old: str, new: str) -> None:
-    """Give all turns of one session to another, which has none."""
+    """Give all turns of one session to another, which has none.
+
+    Where one is open, the newest attempt at it comes to nothing, and is no death: it is taken back.
+    """
+    attempts = "(attempts - (outcome IS NULL AND attempts > 0))"
     connection.execute(
-        "UPDATE turns SET session_id = ?1, checksum = row_checksum(?1, key, attempts, outcome, begun_at) "
-        "WHERE session_id = ?2",
+        f"UPDATE turns SET session_id = ?1, attempts = {attempts}, "
+        f"checksum = row_checksum(?1, key, {attempts}, outcome, begun_at) WHERE session_id = ?2",
         (new, old),
     )
 
