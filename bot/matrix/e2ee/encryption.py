@@ -133,9 +133,10 @@ class Encryption:
 
     async def receive(self, answer: Json, since: str | None) -> None:
         """Take over what a sync says to this device, before its rooms are read. `since` is what was asked with."""
-        if since is not None and since == self._given_until:
+        if since is not None and since == self._given_until and (self._pending.given_out or self._told):
             await self._vault.run(self._admitted, self._told)
         self._told = []
+        self._given_until = None  # what this step gives out is not in the inbox, should it break off and be repeated
         changes = _object(answer.get("device_lists"))
         changed = _strings(changes.get("changed")) + _strings(changes.get("left"))
         self._devices.changed(changed)
@@ -143,7 +144,9 @@ class Encryption:
         events = [
             event for each in _list(_object(answer.get("to_device")).get("events")) if (event := _to_device(each))
         ]
-        await self._vault.run(self._machine.open_all, [each for each in events if each.kind == "m.room.encrypted"])
+        encrypted = [each for each in events if each.kind == "m.room.encrypted"]
+        if encrypted:
+            await self._vault.run(self._machine.open_all, encrypted)
         for event in events:
             if event.kind.startswith("m.key.verification."):
                 await self._verify(event)

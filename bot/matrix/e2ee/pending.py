@@ -31,11 +31,15 @@ def now_ms() -> int:
 
 
 class Pending:
-    """What waits for keys. Every method is to be run on the vault's thread."""
+    """What waits for keys. Every method is to be run on the vault's thread.
+
+    `given_out` tells whether there is anything for `forget_emitted` to forget.
+    """
 
     def __init__(self, vault: Vault, parse: Callable[[str, object], Encrypted | None]) -> None:
         self._vault = vault
         self._parse = parse
+        self.given_out = False
 
     def add(self, event: Encrypted) -> bool:
         """Keep an event; returns whether its key has not been asked for yet."""
@@ -87,6 +91,7 @@ class Pending:
                     continue
                 log.warning("message_given_up", session=room_id, message=event_id, problem=error.problem)
             self._vault.sql("UPDATE musher_pending SET emitted = 1 WHERE event_id = ?", event_id)
+            self.given_out = True
         return found
 
     def drop(self, event_id: str) -> None:
@@ -96,6 +101,7 @@ class Pending:
     def forget_emitted(self) -> None:
         """What was given out is in the inbox."""
         self._vault.sql("DELETE FROM musher_pending WHERE emitted = 1")
+        self.given_out = False
 
     def overdue(self, after_s: float) -> list[Undecryptable]:
         """The first message of each session that has waited too long and was not told of yet."""

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from bot.matrix import KeysUnavailable
 from tests.bot.matrix.e2ee.conftest import Bot, PersonMaker, enter
 from tests.bot.matrix.e2ee.nio_person import NioPerson
 
@@ -86,6 +87,24 @@ async def test_a_message_that_was_read_but_not_admitted_comes_again(
     await bot.until_heard("one")
     await bot.sync()
     assert [each.body for each in bot.heard[1:]] == ["one"]
+
+
+async def test_a_message_that_was_read_in_a_step_which_broke_off_comes_again(
+    bot: Bot, alice: NioPerson, room: str, held_back: HeldBack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await alice.say(room, "one")
+    await until_waiting(bot, 1)
+    held_back.holds = False
+
+    async def full_disk(next_batch: str) -> None:
+        raise KeysUnavailable("the key file", "database or disk is full")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(bot.encryption, "end_step", full_disk)
+        with pytest.raises(KeysUnavailable):
+            await bot.sync()
+    await bot.until_heard("one")
+    assert (await bot.sync()).messages == ()
 
 
 async def test_its_key_is_asked_for_once(bot: Bot, alice: NioPerson, room: str, held_back: HeldBack) -> None:
