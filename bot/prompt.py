@@ -127,12 +127,14 @@ def _indent(line: str) -> str:
     return line if not line.strip() or line.startswith("  ") else f"  {line}"
 
 
-def render_user(entry: TranscriptEntry) -> str:
+def render_user(entry: TranscriptEntry, spoken_tokens: int | None = None) -> str:
     """Render a user entry: the frame with its lines (no frame without lines), an empty line, context, then the text.
 
-    `entry.text` and each item of `entry.context` hold messages as `said` renders them.
+    `entry.text` and each item of `entry.context` hold messages as `said` renders them; of more than `spoken_tokens`,
+    the middle is left out.
     """
-    return _with_frame(entry.lines, _spoken(entry))
+    spoken = _spoken(entry)
+    return _with_frame(entry.lines, spoken if spoken_tokens is None else _cut_middle(spoken, spoken_tokens))
 
 
 def _with_frame(lines: Sequence[str], spoken: str) -> str:
@@ -169,12 +171,13 @@ def estimate_tokens(text: str) -> int:
 
 
 def transcript_tokens(transcript: Sequence[TranscriptEntry]) -> int:
-    """Estimate the size in tokens of a transcript as the model is given it."""
+    """Estimate the size in tokens of a transcript as the model is given it, but for the few bytes of escapes."""
     return sum(_entry_tokens(entry) for entry in transcript)
 
 
 def _entry_tokens(entry: TranscriptEntry) -> int:
-    return _message_tokens(ModelMessage(entry.role, render_user(entry) if entry.role == "user" else entry.text))
+    frame = (FRAME_OPEN, *entry.lines, FRAME_CLOSE, "") if entry.lines else ()
+    return estimate_tokens("\n".join((*frame, *entry.context, entry.text))) + MESSAGE_OVERHEAD_TOKENS
 
 
 def _message_tokens(message: ModelMessage) -> int:
@@ -254,7 +257,7 @@ def _turns(transcript: Sequence[TranscriptEntry], cap: int) -> list[list[ModelMe
 
 def _capped(entry: TranscriptEntry, cap: int) -> str:
     if entry.role == "user":
-        return _with_frame(entry.lines, _cut_middle(_spoken(entry), cap))
+        return render_user(entry, cap)
     return _cut_middle(neutralise(entry.text), cap)
 
 

@@ -159,7 +159,6 @@ class Turns:
 
     async def _take(self, session_id: str, chosen: NextTurn) -> None:
         session = await self._session(session_id)
-        await self._make_room(session_id)
         turn = await self._begin(session, chosen)
         if turn.reply is not None:
             # Its messages came in again after its end; unsettled, they would be chosen for ever.
@@ -171,8 +170,9 @@ class Turns:
             self.ended("poisoned")
             return
         try:
+            transcript = await self.store.read_transcript(session_id)
             async with typing_notice(self.typing, session_id):
-                reply, failed = await self._ask(session, turn)
+                reply, failed = await self._ask(session, transcript)
             await self.reached("model")
             await self._complete(turn, chosen, reply, failed=failed)
             self.ended("failed" if failed else "answered")
@@ -180,6 +180,7 @@ class Turns:
             await self.store.park_turn(turn)
             self.ended("parked")
             raise
+        await self._roll_if_outgrown(session_id, [*transcript, TranscriptEntry("assistant", turn.key, reply)])
 
     async def _session(self, session_id: str) -> LlmSessionView:
         """Read the room's session; a new one gets the persona that the config gives the room."""
@@ -194,9 +195,8 @@ class Turns:
     def _settings(self, session_id: str) -> RoomSettings:
         return self.rooms.get(session_id, RoomSettings())
 
-    async def _make_room(self, session_id: str) -> None:
+    async def _roll_if_outgrown(self, session_id: str, transcript: Sequence[TranscriptEntry]) -> None:
         """Roll the transcript to its newest half once it has outgrown the model's context."""
-        transcript = await self.store.read_transcript(session_id)
         keep_entries = prompt.kept_entries(transcript, self.context_tokens)
         if keep_entries is not None:
             try:
@@ -216,10 +216,9 @@ class Turns:
             render=_rendered,
         )
 
-    async def _ask(self, session: LlmSessionView, turn: Turn) -> tuple[str, bool]:
+    async def _ask(self, session: LlmSessionView, transcript: Sequence[TranscriptEntry]) -> tuple[str, bool]:
         """Ask the model; a failure becomes the notice that stands in for the reply."""
         instructions = self._instructions(session)
-        transcript = await self.store.read_transcript(turn.session_id)
         budget_tokens = prompt.prompt_budget(self.context_tokens)
         try:
             try:

@@ -295,21 +295,28 @@ async def test_a_transcript_that_outgrows_the_context_is_rolled_between_turns(ro
 
 
 async def test_a_transcript_is_never_rolled_while_a_turn_is_open(room: Room) -> None:
-    room.change(context_tokens=2048)
-    for number in range(3):
+    await room.says("begun elsewhere")
+    await room.store.begin_turn(ROOM, "$elsewhere", "begun elsewhere")
+    room.change(context_tokens=1024)
+    with capture_logs() as logs:
+        for number in range(3):
+            await room.says(f"question {number} " + "x" * 900)
+            await room.answer()
+    assert {line["event"] for line in logs} & {"roll_postponed", "turn_broke"} == {"roll_postponed"}
+    entries = await room.transcript()
+    assert entries[0].key == "$elsewhere"
+    assert [entry.role for entry in entries] == ["user", *["user", "assistant"] * (len(entries) // 2)]
+
+
+async def test_a_transcript_that_outgrows_a_smaller_context_is_cut_for_the_model_and_then_rolled(room: Room) -> None:
+    for number in range(6):
         await room.says(f"question {number} " + "x" * 900)
         await room.answer()
-    await room.says("long " + "x" * 3000)
-    room.model.tell(asyncio.CancelledError())
-    with pytest.raises(asyncio.CancelledError):
-        await room.answer()
-    before = await room.transcript()
-    room.change(context_tokens=1024)
-    await room.answer()
-    assert (await room.transcript())[:-1] == before
+    room.change(context_tokens=2048)
     await room.says("short")
     await room.answer()
-    assert len(await room.transcript()) < len(before)
+    assert len(room.model.asked[-1]) < 2 * 6
+    assert len(await room.transcript()) < 2 * 6
 
 
 async def test_deliveries_have_ids_of_the_message_and_carry_them(room: Room) -> None:
