@@ -217,6 +217,7 @@ class _Running:
             store=store,
             model=MeasuredModel(model, self._metrics, self._health),
             typing=only_while_open(client.typing, pace),
+            announce=self._deliveries.announce,
             on_queued=self._deliveries.wake,
             reached=pauses.reached,
             personas={name: persona.instructions for name, persona in config.personas.items()},

@@ -60,6 +60,7 @@ class Sender(Protocol):
 
     async def send(self, room_id: str, event_type: str, content: Mapping[str, Any], txn_id: str) -> str: ...
     async def find_own(self, room_id: str, delivery_id: str) -> str | None: ...
+    def announce(self, room_id: str) -> None: ...
 
 
 class Deliveries:
@@ -91,6 +92,11 @@ class Deliveries:
         self._sending: set[str] = set()
         self._broken: Counter[str] = Counter()
         self._notices: set[str] = set()
+
+    def announce(self, room_id: str) -> None:
+        """There will be something for this room in the outbox in a moment."""
+        if self._pace.open and not self._rooms.is_failing(room_id):
+            self._sender.announce(room_id)
 
     def wake(self) -> None:
         """There is something new in the outbox."""

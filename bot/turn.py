@@ -105,13 +105,16 @@ class RoomSettings:
 
 @dataclass(frozen=True, slots=True)
 class Turns:
-    """Answers what waits in a room. `personas` maps names to instructions, `rooms` room ids to their settings; `ended`
-    hears what became of each turn.
+    """Answers what waits in a room. `personas` maps names to instructions, `rooms` room ids to their settings.
+
+    `announce` hears of a room whose reply is about to be put into the outbox, `on_queued` when it is there, and `ended`
+    what became of each turn.
     """
 
     store: TurnStore
     model: Model
     typing: Typing
+    announce: Callable[[str], None]
     on_queued: Callable[[], None]
     reached: Callable[[str], Awaitable[None]]
     personas: Mapping[str, str]
@@ -254,6 +257,7 @@ class Turns:
             self.ended("broken")
 
     async def _complete(self, turn: Turn, chosen: NextTurn, reply: str, *, failed: bool) -> None:
+        self.announce(turn.session_id)
         trigger = chosen.newest
         contents = await asyncio.to_thread(  # a long reply keeps a core busy for half a second
             reply_contents,

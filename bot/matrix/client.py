@@ -20,6 +20,7 @@ from bot.matrix.errors import (
     Unreachable,
 )
 from bot.matrix.model import Credentials, Identity, SyncBatch, TriedLogin
+from bot.matrix.room_rules import RoomRules
 from bot.matrix.rooms import Rooms
 from bot.matrix.second_asks import USUAL, SecondAsks
 from bot.matrix.sync import Sync
@@ -64,6 +65,7 @@ class MatrixClient:
             if settings is None:
                 raise ValueError("encryption needs settings to keep its identity in")
             self._encryption = Encryption(self._wire, settings, encryption)
+        self._room_rules = RoomRules(self._wire, self._rooms, self._encryption)
         self._sync = Sync(self._wire, self._rooms, self._encryption)
         self._lost: Identity | None = None
 
@@ -158,13 +160,17 @@ class MatrixClient:
         """
         return await send.send(
             self._wire,
-            self._rooms,
+            self._room_rules,
             self._encryption,
             room_id,
             event_type=event_type,
             content=content,
             txn_id=txn_id,
         )
+
+    def announce(self, room_id: str) -> None:
+        """Something is sent into the room in a moment: find out already what has to be known for that."""
+        self._room_rules.ask_ahead(room_id)
 
     async def typing(self, room_id: str, on: bool, timeout_ms: int = 30_000) -> None:
         """Show or hide the typing notice."""

@@ -13,6 +13,7 @@ from typing import Any, Final
 from bot.matrix.e2ee import Encryption
 from bot.matrix.errors import EncryptedRoom, Forbidden, NotInRoom, Refused, Unreachable
 from bot.matrix.model import DELIVERY_ID_FIELD
+from bot.matrix.room_rules import RoomRules, room_state
 from bot.matrix.rooms import Rooms
 from bot.matrix.wire import Wire
 
@@ -25,7 +26,7 @@ _ABSENT: Final = frozenset({"M_NOT_FOUND", "M_UNKNOWN"})
 
 async def send(
     wire: Wire,
-    rooms: Rooms,
+    room_rules: RoomRules,
     encryption: Encryption | None,
     room_id: str,
     *,
@@ -37,7 +38,7 @@ async def send(
 
     Raises `EncryptedRoom` rather than put readable text into an encrypted room, where there is no `encryption`.
     """
-    rules = await encryption_rules(wire, rooms, encryption, room_id)
+    rules = await room_rules.of(room_id)
     if rules is not None:
         if encryption is None:
             raise EncryptedRoom(room_id)
@@ -53,25 +54,6 @@ async def send(
     if not isinstance(event_id, str):
         raise Unreachable(wire.homeserver, "it took an event without giving its id")
     return event_id
-
-
-async def encryption_rules(
-    wire: Wire, rooms: Rooms, encryption: Encryption | None, room_id: str
-) -> dict[str, Any] | None:
-    """How the room is encrypted (the content of `m.room.encryption`), or `None` only if it surely is not.
-
-    What syncs have told may be a moment old: somebody may have just encrypted the room, or the bot have just joined it.
-    So "unencrypted" is never taken from memory when something could be encrypted: the homeserver is asked.
-    """
-    if encryption is None:
-        known = rooms.get(room_id)
-        if known is not None:
-            return known.encryption if known.encrypted else None
-        return await _state(wire, room_id, "m.room.encryption")
-    rules = encryption.rules_of(room_id)
-    if rules is None and (found := await _state(wire, room_id, "m.room.encryption")) is not None:
-        rules = await encryption.remember_rules(room_id, found)
-    return rules
 
 
 async def typing(wire: Wire, room_id: str, on: bool, timeout_ms: int) -> None:
@@ -129,23 +111,11 @@ async def is_public(wire: Wire, rooms: Rooms, room_id: str) -> bool:
     known = rooms.get(room_id)
     if known is not None:
         return known.public
-    join_rules = await _state(wire, room_id, "m.room.join_rules")
-    visibility = await _state(wire, room_id, "m.room.history_visibility")
+    join_rules = await room_state(wire, room_id, "m.room.join_rules")
+    visibility = await room_state(wire, room_id, "m.room.history_visibility")
     return (join_rules or {}).get("join_rule") == "public" or (
         (visibility or {}).get("history_visibility") == "world_readable"
     )
-
-
-async def _state(wire: Wire, room_id: str, event_type: str) -> dict[str, Any] | None:
-    """The content of a state event, or `None` if the room has none. Raises `NotInRoom`."""
-    try:
-        return await wire.get("rooms", room_id, "state", event_type, "", room=room_id)
-    except Forbidden as error:
-        raise NotInRoom(room_id) from error
-    except Refused as error:
-        if error.errcode == "M_NOT_FOUND":
-            return None
-        raise
 
 
 async def _page(wire: Wire, room_id: str, query: Mapping[str, str]) -> dict[str, Any]:

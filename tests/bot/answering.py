@@ -20,6 +20,7 @@ class Room:
     model: ToldModel
     turns: Turns
     typed: list[bool]
+    announced: list[str] = field(default_factory=list)
     queued: list[None] = field(default_factory=list)
     said: int = 0
 
@@ -58,7 +59,7 @@ class Room:
     @classmethod
     def of(cls, store: Store) -> Room:
         """A room in that store that nobody has said anything in."""
-        model, typed, queued = ToldModel(), list[bool](), list[None]()
+        model, typed, announced, queued = ToldModel(), list[bool](), list[str](), list[None]()
 
         async def typing(_room_id: str, on: bool, _timeout_ms: int) -> None:
             typed.append(on)
@@ -67,8 +68,9 @@ class Room:
             store=store,
             model=model,
             typing=typing,
+            announce=announced.append,
             on_queued=lambda: queued.append(None),
             reached=nowhere,
             personas={"default": "Be brief.", "dispatcher": "Speak like a dispatcher."},
         )
-        return cls(store, model, turns, typed, queued)
+        return cls(store, model, turns, typed, announced, queued)

@@ -110,6 +110,7 @@ class Homeserver:
 
     requests: list[Sent] = field(default_factory=list)
     looked_for: list[str] = field(default_factory=list)
+    announced: list[str] = field(default_factory=list)
     events: dict[str, Sent] = field(default_factory=dict)
     trouble: dict[str, deque[Exception | asyncio.Event]] = field(default_factory=dict)
     loses_answer: set[str] = field(default_factory=set)
@@ -132,6 +133,9 @@ class Homeserver:
         if isinstance(trouble, Exception):
             raise trouble
         return f"$event-of-{txn_id}"
+
+    def announce(self, room_id: str) -> None:
+        self.announced.append(room_id)
 
     async def find_own(self, room_id: str, delivery_id: str) -> str | None:
         self.looked_for.append(delivery_id)

@@ -1,17 +1,14 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 from structlog.testing import capture_logs
 
-from bot import deliver, pace
+from bot import deliver
 from bot.deliver import MAX_PARALLEL_SENDS, Deliveries
 from bot.matrix import (
     EncryptedRoom,
@@ -22,69 +19,16 @@ from bot.matrix import (
     NotInRoom,
     RateLimited,
     Refused,
-    Unreachable,
 )
-from bot.pace import Pace
-from crdt import Delivery, Store
-from tests.bot.edge import ROOM, Disk, Homeserver, eventually, nowhere, until
-
-OTHER = "!other:example.org"
-DOWN = Unreachable("https://example.org", "no connection")
-
-
-@dataclass
-class Post:
-    """An outbox, the homeserver that it is sent to, and what sends."""
-
-    store: Store
-    homeserver: Homeserver
-    pace: Pace
-    deliveries: Deliveries
-    login_made_at: float = 0.0
-    reached: list[str] = field(default_factory=list)
-
-    async def queue(self, *bodies: str, room: str = ROOM) -> list[str]:
-        ids = [f"musher-{room}-{body}" for body in bodies]
-        deliveries = [
-            Delivery(delivery_id, room, json.dumps({"body": body}))
-            for delivery_id, body in zip(ids, bodies, strict=True)
-        ]
-        await self.store.settle([], "answered", deliveries)
-        self.deliveries.wake()
-        return ids
-
-    @asynccontextmanager
-    async def running(self) -> AsyncIterator[asyncio.Task[None]]:
-        task = asyncio.create_task(self.deliveries.run())
-        try:
-            yield task
-        finally:
-            task.cancel()
-            await asyncio.wait({task})
-
-    async def is_empty(self) -> bool:
-        return not await self.store.due_deliveries()
-
-    async def work(self) -> None:
-        """Run until the outbox is empty."""
-        async with self.running():
-            await eventually(self.is_empty)
+from crdt import Delivery
+from tests.bot.edge import ROOM, Disk, eventually, until
+from tests.bot.posting import DOWN, OTHER, Post
 
 
 @pytest.fixture
 async def post(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Post]:
-    monkeypatch.setattr(pace, "FIRST_PAUSE_S", 0.01)
-    monkeypatch.setattr(pace, "LONGEST_PAUSE_S", 0.02)
-    monkeypatch.setattr(pace, "FIRST_ROOM_PAUSE_S", 0.01)
-    monkeypatch.setattr(pace, "SHARE_S", 0.01)
-    monkeypatch.setattr(pace, "LOOK_EVERY_S", 0.001)
-    monkeypatch.setattr(deliver, "STORE_RETRY_S", 0.001)
-    async with Store.open(tmp_path / "musher.db") as store:
-        homeserver, shared_pace = Homeserver(), Pace()
-        made: list[Post] = []
-        deliveries = Deliveries(store, homeserver, shared_pace, nowhere, logged_in_at=lambda: made[0].login_made_at)
-        made.append(Post(store, homeserver, shared_pace, deliveries))
-        yield made[0]
+    async with Post.of(tmp_path / "musher.db", monkeypatch) as post:
+        yield post
 
 
 async def test_what_is_queued_arrives_in_each_rooms_order(post: Post) -> None:
@@ -327,85 +271,3 @@ async def test_each_delivery_passes_the_pause_point_before_it_is_noted(post: Pos
     assert await sender.send_due() == 1
     assert await sender.send_due() == 0
     assert seen == [("sent", 1)]
-
-
-async def test_an_outage_is_met_with_few_requests_and_ends_by_itself(post: Post) -> None:
-    for n in range(3):
-        post.homeserver.fail(f"!{n}", *[DOWN] * 5)
-        await post.queue("text", room=f"!{n}")
-    with capture_logs() as logs:
-        await post.work()
-    assert len(post.homeserver.requests) == 3 * 6
-    told = [line["event"] for line in logs if line["log_level"] != "debug"]
-    assert told.count("homeserver_pause") == 1
-    assert told.count("room_unreachable") <= 3
-
-
-async def test_a_room_that_fails_while_others_are_served_is_tried_less_and_less(post: Post) -> None:
-    """Its own pauses grow, and no other room waits for it."""
-    post.homeserver.fail(ROOM, *[DOWN] * 1000)
-    await post.queue("never")
-
-    def tries() -> int:
-        return sum(sent.room_id == ROOM for sent in post.homeserver.requests)
-
-    async with post.running():
-        for wanted in range(1, 6):
-            await until(lambda wanted=wanted: tries() >= wanted)  # type: ignore[misc]
-            await post.queue(f"{wanted}", room=OTHER)
-            await until(lambda wanted=wanted: len(post.homeserver.texts(OTHER)) == wanted)  # type: ignore[misc]
-            assert post.pace.open
-        waits_s = post.deliveries._rooms.left(ROOM)
-    assert waits_s > 5 * pace.FIRST_ROOM_PAUSE_S
-
-
-async def test_rooms_whose_sends_are_limited_are_tried_at_moments_of_their_own(
-    post: Post, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(pace, "SHARE_S", 3600.0)
-    rooms = [f"!{n}" for n in range(3)]
-    async with post.running():
-        for room in rooms:
-            post.homeserver.fail(room, *[RateLimited("https://example.org", 0.0)] * 1000)
-            await post.queue("late", room=room)
-        await until(lambda: all(map(post.deliveries._rooms.is_failing, rooms)))
-        assert sum(post.deliveries._rooms.left(room) > 30 for room in rooms) == 2
-
-
-async def test_a_room_with_its_first_delivery_waits_while_another_fails_and_nothing_shows_which_of_the_two_is_to_blame(
-    post: Post, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(pace, "FIRST_ROOM_PAUSE_S", 0.1)
-    monkeypatch.setattr(pace, "SHARE_S", 3600.0)
-    async with post.running():
-        post.homeserver.fail(ROOM, DOWN)
-        await post.queue("late")
-        await until(lambda: post.deliveries._rooms.is_failing(ROOM))
-        await post.queue("first", room=OTHER)
-        await eventually(post.is_empty)
-    assert [sent.room_id for sent in post.homeserver.requests] == [ROOM, ROOM, OTHER]
-
-
-async def test_a_room_that_answers_again_is_told_of(post: Post) -> None:
-    post.homeserver.fail(ROOM, DOWN)
-    await post.queue("one")
-    with capture_logs() as logs:
-        await post.work()
-    told = [line["event"] for line in logs if line["event"].startswith("room_")]
-    assert told == ["room_unreachable", "room_answers_again"]
-
-
-async def test_rooms_that_fail_take_no_slots_from_those_that_do_not(
-    post: Post, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(pace, "FIRST_ROOM_PAUSE_S", 3600.0)
-    monkeypatch.setattr(pace, "LONGEST_COMMON_PAUSE_S", 3600.0)
-    rooms = [f"!{n}" for n in range(MAX_PARALLEL_SENDS + 4)]
-    async with post.running():
-        for room in rooms:
-            post.homeserver.fail(room, DOWN)
-            await post.queue("late", room=room)
-            await until(lambda room=room: post.deliveries._rooms.is_failing(room))  # type: ignore[misc]
-            await post.queue(f"beside {room}", room=OTHER)
-            await until(lambda room=room: f"beside {room}" in post.homeserver.texts(OTHER))  # type: ignore[misc]
-    assert len(post.homeserver.requests) == 2 * len(rooms)
