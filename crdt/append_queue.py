@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from crdt.model import Appended, EventBatch
 
@@ -18,11 +18,11 @@ class Append:
 
     batches: Sequence[EventBatch]
     done: asyncio.Future[list[Appended]]
+    events: int = field(init=False)
+    """How many it brings."""
 
-    @property
-    def events(self) -> int:
-        """How many events it brings."""
-        return sum(len(batch.events) for batch in self.batches)
+    def __post_init__(self) -> None:
+        self.events = sum([len(batch.events) for batch in self.batches])
 
 
 def take(queue: list[Append]) -> list[Append]:
@@ -47,10 +47,11 @@ def allot(taken: Sequence[Append], known: set[str], next_seq: int) -> tuple[list
     for waiting in taken:
         outcome: list[Appended] = []
         for batch in waiting.batches:
-            if known.intersection(batch.dedupe_keys):
-                outcome.append(Appended((), duplicate=True))
-                continue
-            known.update(batch.dedupe_keys)
+            if batch.dedupe_keys:
+                if known.intersection(batch.dedupe_keys):
+                    outcome.append(Appended((), duplicate=True))
+                    continue
+                known.update(batch.dedupe_keys)
             if batch.events or batch.dedupe_keys:
                 fresh.append(batch)
             outcome.append(Appended(tuple(range(next_seq, next_seq + len(batch.events)))))

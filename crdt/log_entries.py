@@ -7,13 +7,12 @@ from collections import deque
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
+from json.encoder import encode_basestring as quoted
 
 from crdt.model import PipelineEvent, RecordedEvent
 
 RECENT = 512
 """Events that are kept as they were handed in: more than a turn shows, so that a turn need not decode them."""
-
-_encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 
 def document_name(sled_id: str, segment: int) -> str:
@@ -23,10 +22,11 @@ def document_name(sled_id: str, segment: int) -> str:
 
 def encode_event(seq: int, at_ms: int, event: PipelineEvent) -> str:
     """Encode an event as it stands in the array: a JSON list, the sender's own time only if there is one."""
-    fields = [seq, at_ms, event.story_id, event.from_stage, event.to_stage, event.pipeline_event]
-    if event.occurred_at is not None:
-        fields.append(event.occurred_at)
-    return _encode(fields)
+    texts = (
+        f"{quoted(event.story_id)},{quoted(event.from_stage)},{quoted(event.to_stage)},{quoted(event.pipeline_event)}"
+    )
+    occurred_at = "" if event.occurred_at is None else f",{quoted(event.occurred_at)}"
+    return f"[{seq},{at_ms},{texts}{occurred_at}]"
 
 
 def decode_event(sled_id: str, text: str) -> RecordedEvent:

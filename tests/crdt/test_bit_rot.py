@@ -111,7 +111,8 @@ async def contents(parts: dict[str, Callable[[], Awaitable[object]]]) -> tuple[C
 
 
 @pytest.fixture
-async def patient(tmp_path: Path) -> Patient:
+async def patient(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Patient:
+    monkeypatch.setattr("crdt.event_log.COMPACT_SEALED_AFTER_OPS", 1)
     folder = tmp_path / "patient"
     path = folder / "alive" / "musher.db"
     async with Store.open(path, sled_id="build-1", segment_events=SEGMENT_EVENTS) as store:

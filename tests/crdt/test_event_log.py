@@ -267,8 +267,24 @@ async def test_an_append_that_was_stored_unknown_to_its_caller_takes_its_seqs_al
         assert [(one.event_seq, one.story_id) for one in recorded] == [(n, str(n)) for n in range(1, 9)]
 
 
+async def test_a_sealed_segment_is_compacted_only_where_that_pays(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("crdt.event_log.COMPACT_SEALED_AFTER_OPS", 5)
+    async with Store.open(path, segment_events=20) as store:
+        for first in (1, 6, 11, 16):
+            await store.append_events(events(first, first + 4))
+        await store.housekeep()
+        assert look(path, "SELECT count(*) FROM snapshots") == [(0,)]
+        for number in range(21, 41):
+            await store.append_event(event(number))
+        await store.housekeep()
+    assert look(path, "SELECT doc_id, ops FROM snapshots") == [(2, 20)]
+    async with Store.open(path, segment_events=20) as store:
+        assert [one.story_id for one in await store.read_events()] == [str(n) for n in range(1, 41)]
+
+
 async def test_compaction_keeps_what_is_there_and_what_comes_after(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("crdt.event_log.COMPACT_AFTER_OPS", 10)
+    monkeypatch.setattr("crdt.event_log.COMPACT_SEALED_AFTER_OPS", 1)
     async with Store.open(path, segment_events=25) as store:
         for number in range(1, 61):
             assert await store.append_event(event(number)) == number
