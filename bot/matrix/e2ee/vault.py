@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import secrets
+import sqlite3
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -17,8 +18,9 @@ from urllib.parse import quote
 
 import structlog
 from nio.store import SqliteStore  # type: ignore[import-untyped]
-from peewee import DatabaseError, OperationalError  # type: ignore[import-untyped]
+from peewee import DatabaseError, PeeweeException  # type: ignore[import-untyped]
 
+from bot.matrix.e2ee import sums
 from bot.matrix.errors import KeysDamaged, KeysUnavailable, PickleKeyWrong
 
 log = structlog.get_logger(__name__)
@@ -37,6 +39,21 @@ _TABLES: Final = (
     "CREATE TABLE IF NOT EXISTS musher_noticed (room_id TEXT NOT NULL, sender TEXT NOT NULL, session_id TEXT NOT NULL, "
     "PRIMARY KEY (room_id, sender, session_id))",
 )
+_PASSING: Final = frozenset(
+    (
+        sqlite3.SQLITE_PERM,
+        sqlite3.SQLITE_BUSY,
+        sqlite3.SQLITE_LOCKED,
+        sqlite3.SQLITE_NOMEM,
+        sqlite3.SQLITE_READONLY,
+        sqlite3.SQLITE_IOERR,
+        sqlite3.SQLITE_FULL,
+        sqlite3.SQLITE_CANTOPEN,
+    )
+)
+"""What SQLite says of a disk or of permissions; all else that it says of a key file comes from what the file holds."""
+_FILE_FORMATS: Final = frozenset((1, 2))
+"""Bytes 18 and 19 of the header (https://sqlite.org/fileformat.html). SQLite won't write to a file with any other."""
 
 
 class Vault:
@@ -57,10 +74,9 @@ class Vault:
         """
         try:
             return await asyncio.shield(asyncio.get_running_loop().run_in_executor(self._thread, work, *args))
-        except (OperationalError, OSError) as error:
-            raise KeysUnavailable(str(self._path), str(error)) from error
-        except DatabaseError as error:
-            raise KeysDamaged(str(self._path), str(error)) from error
+        except (DatabaseError, OSError) as error:
+            raised = KeysUnavailable if isinstance(error, OSError) or _passes(error) else KeysDamaged
+            raise raised(str(self._path), str(error)) from error
 
     async def close(self) -> None:
         """Close the files and end the thread."""
@@ -75,13 +91,15 @@ class Vault:
         self._path = path = self.file(device_id)
         os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
         path.chmod(0o600)
+        _check_header(path)
         self.store = SqliteStore(user_id, device_id, str(path.parent), self.pickle_key(), path.name)
         self._opened.append(self.store)
-        ((sound,),) = self.sql("PRAGMA quick_check(1)")
+        ((sound,),) = self.sql("PRAGMA integrity_check(1)")
         if sound != "ok":
             raise DatabaseError(sound)
         for table in _TABLES:
             self.sql(table)
+        sums.watch(self.store.database, self.sql)
         try:
             self.store.load_account()
         except ValueError as error:  # the root of all errors of vodozemac
@@ -116,7 +134,7 @@ class Vault:
                 file.flush()
                 os.fsync(file.fileno())
             made.replace(path)
-        return path.read_text().strip()
+        return path.read_text(errors="replace").strip()
 
     def sql(self, statement: str, *values: object) -> list[tuple[Any, ...]]:
         """Run one statement and return its rows."""
@@ -134,3 +152,18 @@ class Vault:
     def note(self, name: str, value: str) -> None:
         """Keep a fact."""
         self.sql("INSERT OR REPLACE INTO musher_facts VALUES (?, ?)", name, value)
+
+
+def _passes(error: Exception) -> bool:
+    """Whether an error of peewee's tells of something that passes, and not of damage."""
+    while isinstance(error, PeeweeException) and hasattr(error, "orig"):
+        error = error.orig
+    code = getattr(error, "sqlite_errorcode", None)
+    return code is not None and code & 0xFF in _PASSING
+
+
+def _check_header(path: Path) -> None:
+    with path.open("rb") as file:
+        formats = file.read(20)[18:]
+    if not _FILE_FORMATS.issuperset(formats):
+        raise DatabaseError("the file format in its header was altered")

@@ -250,12 +250,23 @@ def _overwrite(file: Path) -> None:
     file.write_bytes(b"no database at all " * 1000)
 
 
-def _alter_a_session(file: Path) -> None:
+def _alter_an_owner(file: Path) -> None:
     with closing(sqlite3.connect(file)) as database, database:
+        database.create_function("with_row", -1, lambda total, *_: total)  # as a bit that flips: no sum knows of it
+        assert database.execute("UPDATE musher_owners SET owner = upper(owner)").rowcount
+
+
+def _alter_a_session_before_there_were_sums(file: Path) -> None:
+    with closing(sqlite3.connect(file)) as database, database:
+        for (trigger,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'trigger'").fetchall():
+            database.execute(f'DROP TRIGGER "{trigger}"')
+        database.execute("DROP TABLE musher_sums")
         assert database.execute("UPDATE olmsessions SET session = 'AAAA'").rowcount
 
 
-@pytest.mark.parametrize("damage", [_cut, _cut_to_nothing, _overwrite, _alter_a_session])
+@pytest.mark.parametrize(
+    "damage", [_cut, _cut_to_nothing, _overwrite, _alter_an_owner, _alter_a_session_before_there_were_sums]
+)
 async def test_a_damaged_key_store_leads_to_a_new_device_of_the_same_identity(
     bot: Bot, alice: NioPerson, room: str, damage: Callable[[Path], None]
 ) -> None:
