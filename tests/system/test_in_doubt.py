@@ -18,6 +18,7 @@ from tests.system.outside import answered, judge
 from tests.system.service import MusherProcess
 
 AGE_S = 13 * 3600
+LOGGED_IN_AT = "matrix_logged_in_at"
 NEWER = 101
 """Of the bot's own events, after the one that is looked for: more than a page."""
 
@@ -29,8 +30,11 @@ async def proxy(synapse: Homeserver) -> AsyncIterator[FaultProxy]:
 
 
 async def age(musher: MusherProcess) -> int:
-    """Make the open deliveries of a service that is down as old as those of last night; returns how many there are."""
+    """Make the login and the open deliveries of a service that is down older; returns how many deliveries those are."""
     async with Store.open(musher.database) as store:
+        logged_in_at = await store.read_setting(LOGGED_IN_AT)
+        assert logged_in_at is not None
+        await store.write_settings({LOGGED_IN_AT: str(float(logged_in_at) - AGE_S)})
         deliveries = await store.due_deliveries()
         await store._database.write(
             lambda connection: connection.execute(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -26,7 +27,7 @@ async def alice(make_person: PersonMaker) -> Person:
 
 async def join_new_room(bot: MatrixClient, alice: Person, **options: object) -> tuple[str, str]:
     """A room in which the bot is, and the token of a sync that has seen it come."""
-    room = await alice.create_room([bot.user_id], **options)
+    room = await alice.create_room(**{"invite": [bot.user_id]} | options)  # type: ignore[arg-type]
     await bot.join(room)
     batch = await bot.sync(None, 0)
     assert batch.joined == (room,)
@@ -166,6 +167,40 @@ async def test_a_restart_goes_on_where_the_token_says_and_knows_idle_rooms(
     assert bodies(batch) == ["new"]
     assert set(batch.joined) == {idle, busy}
     assert restarted._rooms.get(idle) is not None
+
+
+async def test_of_a_large_room_the_members_who_say_nothing_are_not_sent(
+    bot: MatrixClient,
+    alice: Person,
+    account: Credentials,
+    identity: Identity,
+    open_client: Opener,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    members = [f"@silent-{number}:localhost" for number in range(20)]
+    room, since = await join_new_room(bot, alice, invite=[bot.user_id, *members])
+    restarted = open_client(account)
+    await restarted.connect(identity)
+    answers: list[dict[str, Any]] = []
+    get = restarted._wire.get
+
+    async def noted(*path: str, **options: Any) -> dict[str, Any]:
+        answers.append(await get(*path, **options))
+        return answers[-1]
+
+    monkeypatch.setattr(restarted._wire, "get", noted)
+    assert (await restarted.sync(since, 1)).joined == (room,)
+    told = answers[0]["rooms"]["join"][room]["state"]["events"]
+    named_after = 5  # members whom a homeserver sends along, since clients name a room without a name after them
+    assert len([each for each in told if each["type"] == "m.room.member"]) <= named_after + 2
+
+
+async def test_nobodys_presence_is_asked_for(fake: FakeHomeserver, faked_bot: MatrixClient) -> None:
+    fake.routes["/sync"] = lambda _: synced()
+    for since in (None, "s2"):
+        await faked_bot.sync(since, 0)
+    filters = [json.loads(request.query["filter"]) for request in fake.asked("/sync")]
+    assert [each["presence"] for each in filters] == [{"not_types": ["*"]}] * 2
 
 
 async def test_no_news_is_an_empty_batch_with_a_token(bot: MatrixClient) -> None:
