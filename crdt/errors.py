@@ -60,7 +60,7 @@ class StoreFull(StoreUnavailable):
     """There is no room left on the disk; nothing of the refused write was stored."""
 
     def __init__(self, path: str) -> None:
-        super().__init__(path, "can't grow, the disk is full", "make room; Musher goes on by itself")
+        super().__init__(path, "can't grow, the disk is full", "make room; a Musher that runs goes on by itself")
 
 
 class StoreDamaged(CrdtError):
@@ -133,7 +133,8 @@ def translate(path: Path, error: sqlite3.Error | OSError | UnicodeDecodeError) -
         return _translate_os_error(path, error)
     code = getattr(error, "sqlite_errorcode", None)
     primary = code & 0xFF if code is not None else None
-    if primary == sqlite3.SQLITE_FULL:
+    # Without room for its shared memory, SQLite calls that an I/O error.
+    if primary == sqlite3.SQLITE_FULL or code == sqlite3.SQLITE_IOERR_SHMSIZE:
         return StoreFull(str(path))
     if primary in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB) or any(
         sign in str(error) for sign in _SIGNS_OF_DAMAGE

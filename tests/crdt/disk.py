@@ -19,6 +19,8 @@ from typing import Any, Final
 OK: Final = 0
 IO_ERROR: Final = 10
 """SQLITE_IOERR: what the kernel's EIO becomes."""
+READ_ONLY: Final = 8
+"""SQLITE_READONLY: what the kernel's EROFS becomes."""
 FULL: Final = 13
 """SQLITE_FULL: what the kernel's ENOSPC becomes."""
 

@@ -231,6 +231,15 @@ class MusherProcess:
 
             return await until(taken, "the service takes the events", within)
 
+    async def answers(self, method: str, path: str, body: object = None) -> int:
+        """Ask the public listener once; the status of its answer."""
+        headers = {"Authorization": f"Bearer {INGEST_TOKEN}"}
+        async with (
+            aiohttp.ClientSession(headers=headers) as http,
+            http.request(method, self._url(path), json=body) as response,
+        ):
+            return response.status
+
     async def command(self, *arguments: str) -> list[dict[str, Any]]:
         """Run another of Musher's commands with `--json` and return the objects that it prints."""
         process = await asyncio.create_subprocess_exec(
