@@ -33,8 +33,15 @@ async def test_a_restored_backup_answers_no_history(musher: MusherProcess, alice
     await musher.post_events(event(2))
     await wait_until_settled(alice, room, await alice.say(room, "after the backup"), musher.user_id)
     assert (await care(musher, "verify"))[0] == 0
-    assert "in use by another process" in (await care(musher, "restore", "backup.db"))[1]
+    for command in (["restore", "backup.db"], ["compact"]):
+        beside = sorted(path.name for path in musher.database.parent.iterdir())
+        code, said = await care(musher, *command)
+        assert (code, len(said.splitlines())) == (1, 1), said
+        assert f"in use by another process (pid {musher.pid})" in said
+        assert sorted(path.name for path in musher.database.parent.iterdir()) == beside
+    await wait_until_settled(alice, room, await alice.say(room, "still here"), musher.user_id)
     await musher.stop()
+    assert (await care(musher, "compact"))[0] == 0
     assert (await care(musher, "restore", "backup.db"))[0] == 0
     waiting = await alice.say(room, "after the restore")
     await musher.start()
@@ -48,4 +55,4 @@ async def test_a_restored_backup_answers_no_history(musher: MusherProcess, alice
     (session,) = await musher.command("sessions", room)
     users = [entry for entry in session["transcript"] if entry["role"] == "user"]
     assert [entry["text"].partition(": ")[2] for entry in users] == ["before the backup", "after the restore", "and on"]
-    assert [line.partition(": ")[2] for line in users[1]["context"]] == ["after the backup"]
+    assert [line.partition(": ")[2] for line in users[1]["context"]] == ["after the backup", "still here"]
