@@ -123,7 +123,8 @@ def damage(file: Path, kind: str, seed: int) -> str:
         os.truncate(file, length)
         return f"{file.name} cut from {len(data)} to {length} bytes"
     used = [place for place, byte in enumerate(data) if byte]
-    at, bit = chance.randrange(100) if "header" in kind else chance.choice(used), chance.randrange(8)
+    in_header = chance.choice([18, 19, chance.randrange(100)])  # those two make SQLite take a file for a read-only one
+    at, bit = in_header if "header" in kind else chance.choice(used), chance.randrange(8)
     data[at] ^= 1 << bit
     file.write_bytes(data)
     return f"bit {bit} of byte {at} of {file.name}"
