@@ -74,7 +74,7 @@ class Vault:
         """
         try:
             return await asyncio.shield(asyncio.get_running_loop().run_in_executor(self._thread, work, *args))
-        except (DatabaseError, OSError) as error:
+        except (DatabaseError, sqlite3.Error, UnicodeDecodeError, OSError) as error:  # SQLite quotes what is damaged
             raised = KeysUnavailable if isinstance(error, OSError) or _passes(error) else KeysDamaged
             raise raised(str(self._path), str(error)) from error
 
@@ -155,7 +155,7 @@ class Vault:
 
 
 def _passes(error: Exception) -> bool:
-    """Whether an error of peewee's tells of something that passes, and not of damage."""
+    """Whether an error of peewee's or SQLite's tells of something that passes, and not of damage."""
     while isinstance(error, PeeweeException) and hasattr(error, "orig"):
         error = error.orig
     code = getattr(error, "sqlite_errorcode", None)
