@@ -2,8 +2,8 @@
 
 `client.MatrixClient` logs in, syncs and sends, also in encrypted rooms (`e2ee`); `model` holds the values it gives,
 `errors` what can go wrong. Within, `wire` makes requests, `second_asks` makes overdue ones again, `sync` reads what is
-new, `backfill` fetches what a sync left out, `timeline` reads events, `rooms` remembers rooms, `room_rules` finds out how
-they are encrypted, `send` acts in them. `render` and `split` turn a reply in Markdown into events' contents.
+new, `backfill` fetches what a sync left out, `timeline` reads events, `rooms` remembers rooms, `room_rules` finds out
+how they are encrypted, `send` acts in them. `render` and `split` turn a reply in Markdown into events' contents.
 """
 
 from bot.matrix.client import MatrixClient

@@ -117,7 +117,7 @@ async def test_a_room_stays_encrypted_even_if_the_server_says_otherwise(
     async def nothing(*_: object) -> None:
         return None
 
-    monkeypatch.setattr("bot.matrix.send._state", nothing)
+    monkeypatch.setattr("bot.matrix.room_rules.room_state", nothing)
     await bot.say(room, "secret")
     await alice.until_heard("secret")
     assert "secret" not in json.dumps(await alice.history(room))
