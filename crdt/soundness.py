@@ -97,7 +97,9 @@ def _expected(version: int) -> frozenset[tuple[str, str, str]]:
 def pages(connection: sqlite3.Connection, at_most: int) -> list[str]:
     """Have SQLite look through all pages and indexes; returns what it finds wrong."""
     found = connection.execute(f"PRAGMA integrity_check({at_most})").fetchall()
-    return [f"SQLite finds: {problem.strip()}" for (problem,) in found if problem != "ok"]
+    # A row may hold several problems, each on a line of its own, under a heading.
+    lines = (line.strip() for (problem,) in found for line in problem.splitlines())
+    return [f"SQLite finds: {line}" for line in lines if line and line != "ok" and not line.startswith("***")]
 
 
 def rows(connection: sqlite3.Connection) -> list[str]:

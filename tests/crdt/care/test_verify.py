@@ -73,6 +73,22 @@ async def test_verify_goes_on_after_the_first_problem(full: Path) -> None:
     assert len(verify_database(full).problems) == 4
 
 
+async def test_each_problem_of_the_pages_is_a_line_of_its_own(full: Path) -> None:
+    """SQLite tells of several in one row, under a heading."""
+    ((page_size,),) = look(full, "PRAGMA page_size")
+    with full.open("r+b") as file:
+        for (page,) in look(full, "SELECT rootpage FROM sqlite_master WHERE name IN ('inbox', 'outbox')"):
+            file.seek((page - 1) * page_size + 7)
+            file.write(b"\x3c")  # bytes that are said to lie between the cells
+    problems = verify_database(full).problems
+    assert len(problems) == 2
+    assert all(problem.startswith("SQLite finds: Fragmentation of ") for problem in problems)
+    with pytest.raises(StoreDamaged) as caught:
+        async with Store.open(full):
+            pass
+    assert f"is damaged: {problems[0]}; restore a backup" in str(caught.value)
+
+
 async def test_an_altered_state_is_refused(full: Path) -> None:
     alter(full, "UPDATE state SET sled_id = 'build-2'")
     for refuse in (verify_database, lambda path: back_up_database(path, path.with_name("backup.db"))):
