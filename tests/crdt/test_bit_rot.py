@@ -7,15 +7,16 @@ import random
 import shutil
 import sqlite3
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import structlog
 
-from crdt import CrdtError, Store, StoreDamaged, StoreReader
+from crdt import CrdtError, Store, StoreReader
 from crdt.owner import lock_path
+from tests.crdt.rot import Contents, Parts, contents, flip, parts_of, used
 from tests.crdt.samples import OTHER_ROOM, ROOM, delivery, event, events, look, message
 
 log = structlog.get_logger(__name__)
@@ -24,8 +25,6 @@ SEEDS = int(os.environ.get("MUSHER_BIT_ROT_SEEDS", "60"))
 SEGMENT_EVENTS = 40
 ROOMS = (ROOM, OTHER_ROOM)
 KINDS = ("flip in the database", "flip in the WAL", "flip in a snapshot", "cut database", "cut WAL", "cut snapshot")
-
-Contents = dict[str, object]
 
 
 @dataclass(frozen=True)
@@ -71,11 +70,11 @@ async def live(store: Store) -> None:
     await store.delivery_attempted(f"d${ROOM}-11")
 
 
-async def read_store(store: Store) -> dict[str, Callable[[], Awaitable[object]]]:
+async def read_store(store: Store) -> Parts:
     async def settings() -> object:
         return [store.sled_id, await store.read_cursor(), await store.read_setting("device")]
 
-    parts: dict[str, Callable[[], Awaitable[object]]] = {
+    parts: Parts = {
         "log": lambda: store.read_events(limit=10_000),
         "settings": settings,
         "deliveries": store.due_deliveries,
@@ -86,28 +85,6 @@ async def read_store(store: Store) -> dict[str, Callable[[], Awaitable[object]]]
         parts[f"transcript of {room}"] = lambda room=room: store.read_transcript(room)  # type: ignore[misc]
         parts[f"inbox of {room}"] = lambda room=room: store.waiting(room)  # type: ignore[misc]
     return parts
-
-
-async def read_reader(reader: StoreReader) -> dict[str, Callable[[], Awaitable[object]]]:
-    parts: dict[str, Callable[[], Awaitable[object]]] = {
-        "log": lambda: reader.read_events(limit=10_000),
-        "sessions": reader.list_sessions,
-    }
-    for room in ROOMS:
-        parts[f"transcript of {room}"] = lambda room=room: reader.read_transcript(room)  # type: ignore[misc]
-    return parts
-
-
-async def contents(parts: dict[str, Callable[[], Awaitable[object]]]) -> tuple[Contents, list[str]]:
-    """All that can be read, and which parts were refused."""
-    found: Contents = {}
-    refused: list[str] = []
-    for name, read in parts.items():
-        try:
-            found[name] = await read()
-        except StoreDamaged:
-            refused.append(name)
-    return found, refused
 
 
 @pytest.fixture
@@ -123,15 +100,9 @@ async def patient(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Patient:
         for file in (path, path.with_name("musher.db-wal"), lock_path(path)):
             shutil.copy(file, killed)
         async with StoreReader.open(path) as reader:
-            by_reader, also_refused = await contents(await read_reader(reader))
+            by_reader, also_refused = await contents(parts_of(reader, ROOMS))
     assert not refused + also_refused
     return Patient(killed, path.parent, by_store, by_reader)
-
-
-def flip(file: Path, at: int, bit: int) -> None:
-    data = bytearray(file.read_bytes())
-    data[at] ^= 1 << bit
-    file.write_bytes(data)
 
 
 def snapshot_places(path: Path) -> list[int]:
@@ -162,8 +133,7 @@ def damage(path: Path, kind: str, seed: int) -> str:
         length = rng.choice([0, rng.randrange(size), rng.randrange(size) // 4096 * 4096])
         os.truncate(file, length)
         return f"{file.name} cut from {size} to {length} bytes"
-    used = [place for place, byte in enumerate(file.read_bytes()) if byte]
-    at = rng.choice(snapshot_places(path) if kind == "flip in a snapshot" else used)
+    at = rng.choice(snapshot_places(path) if kind == "flip in a snapshot" else used(file))
     bit = rng.randrange(8)
     flip(file, at, bit)
     return f"bit {bit} of byte {at} of {file.name}"
@@ -173,7 +143,7 @@ async def examine(path: Path, patient: Patient) -> str:
     """Open and read all; whatever is not refused must be what was written."""
     try:
         async with StoreReader.open(path) as reader:
-            found, refused = await contents(await read_reader(reader))
+            found, refused = await contents(parts_of(reader, ROOMS))
     except CrdtError:
         found, refused = {}, []
     for name, part in found.items():

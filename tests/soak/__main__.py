@@ -12,7 +12,8 @@ import traceback
 from pathlib import Path
 
 from bot.demo.homeserver import Homeserver
-from tests.soak.run import Plan, prepared
+from tests.soak.plan import Plan
+from tests.soak.run import prepared
 
 
 def _say(*lines: str) -> None:

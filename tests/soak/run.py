@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections import Counter
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
@@ -17,6 +16,7 @@ import aiohttp
 
 from bot.demo.homeserver import Homeserver
 from crdt import verify_database
+from tests.crdt.disk import library
 from tests.servers.fault_proxy import FaultProxy
 from tests.servers.faults import (
     HOMESERVER_FAULTS,
@@ -30,9 +30,13 @@ from tests.servers.faults import (
 )
 from tests.servers.model import ScriptedModel
 from tests.servers.synapse import PASSWORD, Person, RoomEvent
+from tests.soak.ailing import DISK
+from tests.soak.decay import FILES, KEY_FILES, Decay, names_damage
 from tests.soak.encrypted import Talk
-from tests.soak.oracle import Findings, judge_events, judge_room
+from tests.soak.machine import Machine
+from tests.soak.oracle import judge_events, judge_room
 from tests.soak.outages import Outages, PatientPerson
+from tests.soak.plan import Plan, Tally
 from tests.soak.scene import Watch
 from tests.soak.unquiet import UnquietRoom
 from tests.system.outside import event, line_of
@@ -42,6 +46,12 @@ KILL_EVERY_S: Final = 20.0
 FAULT_AFTER_S: Final = 4.0
 FAULT_LASTS_S: Final = (0.5, 6.0)
 LONG_FAULT_LASTS_S: Final = (15.0, 60.0)
+ROT_AFTER_KILL: Final = 0.4
+"""The chance that files decay while the service is down."""
+DISK_AFTER_S: Final = 10.0
+KILL_ON_BROKEN_DISK: Final = 0.2
+CLOCK_STEPS_AFTER_S: Final = 12.0
+CLOCK_STEPS_AFTER_KILL: Final = 0.3
 LOGOUT_EVERY_S: Final = 60.0
 OUTAGE_EVERY_S: Final = 30.0
 UNQUIET_AFTER_S: Final = 10.0
@@ -57,37 +67,6 @@ SETTLED_AT_REST_S: Final = 120.0
 """The same when the faults are over: what a burst has left in the inbox is answered in turns of 20."""
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """What a soak is asked to be; the same plan draws the same faults."""
-
-    minutes: float
-    rooms: int
-    seed: int
-    encrypted: int = 0
-    """Encrypted rooms beside the plain ones. With some, the homeserver is restarted, and the bot's logins are left
-    alone: nobody can read on a new device what was said to the former one."""
-
-
-@dataclass(slots=True)
-class Tally:
-    """What a soak did and saw."""
-
-    counts: Counter[str] = field(default_factory=Counter)
-    faults: Counter[str] = field(default_factory=Counter)
-    findings: Findings = field(default_factory=Findings)
-
-    def lines(self) -> list[str]:
-        """It as people read it."""
-        found = self.findings
-        return [
-            ", ".join(f"{name} {number}" for name, number in sorted(self.counts.items())),
-            "faults: " + ", ".join(f"{name} {number}" for name, number in sorted(self.faults.items())),
-            f"lost {len(found.lost)}, twice {len(found.twice)}, wrong {len(found.wrong)}",
-            *(f"  {each}" for each in (*found.lost, *found.twice, *found.wrong)),
-        ]
-
-
 @dataclass(eq=False)
 class Soak:
     """One run, with everything that takes part in it."""
@@ -96,6 +75,7 @@ class Soak:
     synapse: Homeserver
     model: ScriptedModel
     musher: MusherProcess
+    machine: Machine
     people: tuple[Person, Person]
     rooms: list[str]
     to_homeserver: FaultProxy
@@ -108,11 +88,17 @@ class Soak:
     tally: Tally = field(default_factory=Tally)
     _starts: int = 1
     """How often the service had come to run when it was last started."""
+    _kill_now: asyncio.Event = field(default_factory=asyncio.Event)
+    """The next kill is due, whenever it was to come."""
     _over: asyncio.Event = field(default_factory=asyncio.Event)
     """Nothing new begins."""
     _quiet: asyncio.Event = field(default_factory=asyncio.Event)
     """What had begun has come to its end."""
     _numbers: count[int] = field(default_factory=count)
+
+    def __post_init__(self) -> None:
+        kinds = FILES if self.talks else FILES + KEY_FILES
+        self.decay = Decay(self.musher, kinds, self.tally.faults, self.tally.findings)
 
     async def run(self) -> Tally:
         """Soak as long as planned, come to rest, and judge."""
@@ -143,6 +129,8 @@ class Soak:
             self._restart_homeserver() if self.talks else self._log_out(),
             self._burst(),
             self._stir(),
+            *([self._break_disk()] if library() else []),
+            self._step_clock(),
         ]
 
     def _chance(self, name: str) -> random.Random:
@@ -202,23 +190,63 @@ class Soak:
                 await self._pause(chance.uniform(*lasts))
             await self._pause(chance.expovariate(1 / FAULT_AFTER_S))
 
+    async def _break_disk(self) -> None:
+        """Let the disk of the service be full, fail now and then, or fail once; the service may have to start there."""
+        chance = self._chance("disk")
+        await self._pause(chance.expovariate(1 / DISK_AFTER_S))
+        while not self._over.is_set():
+            ailment, lasts = chance.choice(DISK), LONG_FAULT_LASTS_S if chance.random() < 0.04 else FAULT_LASTS_S
+            self.tally.faults[f"disk {ailment}"] += 1
+            self.machine.break_disk(ailment)
+            if chance.random() < KILL_ON_BROKEN_DISK:
+                self.tally.faults[f"disk {ailment}, at a start"] += 1
+                self._kill_now.set()
+            await self._pause(chance.uniform(*lasts))
+            self.machine.mend_disk()
+            await self._pause(chance.expovariate(1 / DISK_AFTER_S))
+
+    async def _step_clock(self) -> None:
+        chance = self._chance("clock")
+        while not self._over.is_set():
+            await self._pause(chance.expovariate(1 / CLOCK_STEPS_AFTER_S))
+            self.tally.faults[f"clock {self.machine.step_clock(chance)}"] += 1
+
     async def _kill(self) -> None:
         """Kill the service now and then, and start it again, also when it has ended itself: as systemd would."""
         chance = self._chance("kill")
         while not self._quiet.is_set():
-            due = self._quiet.wait() if self._over.is_set() else self._pause(chance.expovariate(1 / KILL_EVERY_S))
+            due = self._quiet.wait() if self._over.is_set() else self._kill_due(chance.expovariate(1 / KILL_EVERY_S))
             by_itself = await _first(due, self.musher.wait_until_ended())
             if self._over.is_set() and not by_itself:
                 continue
             self.tally.counts["ends at the start" if by_itself else "kills"] += 1
-            await self._start_again(by_itself)
+            await self._start_again(by_itself=by_itself)
 
-    async def _start_again(self, by_itself: bool) -> None:
+    async def _kill_due(self, seconds: float) -> None:
+        await _first(self._pause(seconds), self._kill_now.wait())
+        self._kill_now.clear()
+
+    async def _start_again(self, *, by_itself: bool) -> None:
+        """Start a service that has ended by itself, or kill it first and see what befalls its machine meanwhile."""
         await self.musher.kill()
-        if by_itself and len(self.musher.logged("service_started")) > self._starts:
-            self.tally.findings.wrong.append(f"it ended while it ran: {self.musher.tail().splitlines()[-1]}")
-        self._starts = len(self.musher.logged("service_started"))
+        started = len(self.musher.logged("service_started"))
+        ran, self._starts = started > self._starts, started
+        last_line = self.musher.tail().splitlines()[-1]
+        explained = self.decay.explains(last_line, started=ran)
+        if not by_itself:
+            await self._befall_machine()
+        elif ran and not explained:
+            self.tally.findings.wrong.append(f"it ended while it ran: {last_line}")
+        elif names_damage(last_line) and not explained:
+            self.tally.findings.wrong.append(f"it can't start, and nobody has damaged anything: {last_line}")
         await self.musher.start(ready=False)
+
+    async def _befall_machine(self) -> None:
+        chance = self._chance(f"between the starts at kill {self.tally.counts['kills']}")
+        if chance.random() < CLOCK_STEPS_AFTER_KILL:
+            self.tally.faults[f"clock {self.machine.step_clock(chance)}, between two starts"] += 1
+        if chance.random() < ROT_AFTER_KILL:
+            await self.decay.befall(chance)
 
     async def _log_out(self) -> None:
         """End all of the bot's logins, as an administrator would, or have the homeserver say that they have ended."""
@@ -278,6 +306,8 @@ class Soak:
         findings.wrong += verify_database(self.musher.database).problems
         findings.wrong += [str(line) for line in self.musher.logs if str(line.get("event")).endswith(UNFORESEEN)]
         findings.wrong += [line["line"] for line in self.musher.logs if "Traceback" in line.get("line", "")]
+        findings.wrong += map(str, self.musher.logged("room_damaged"))
+        self.tally.counts["calls that the disk refused"] = self.machine.refused
         self.tally.counts["requests to the model"] = len(requests)
         self.tally.counts["requests to the homeserver"] = len(self.to_homeserver.calls)
 
@@ -332,7 +362,10 @@ async def prepared(plan: Plan, folder: Path, synapse: Homeserver) -> AsyncIterat
         user_id = await synapse.register(f"musher-{mark}", PASSWORD)
         # Hanging is to be met by time-outs, too, and a turn that nobody answers is to end within the run.
         sections = {"llm": {"timeout": "8s"}}
-        musher = MusherProcess(folder / "musher", to_homeserver.url, user_id, to_model.url, sections)
+        machine = Machine(folder / "machine")
+        musher = MusherProcess(
+            folder / "musher", to_homeserver.url, user_id, to_model.url, sections, launch=machine.launch
+        )
         stack.push_async_callback(musher.end)
         await musher.start()
         rooms = []
@@ -348,4 +381,4 @@ async def prepared(plan: Plan, folder: Path, synapse: Homeserver) -> AsyncIterat
             for number in range(plan.encrypted)
         ]
         people, proxies = (alice, bob), (to_homeserver, to_model)
-        yield Soak(plan, synapse, model, musher, people, rooms, *proxies, watch, unquiet, talks, outages)
+        yield Soak(plan, synapse, model, musher, machine, people, rooms, *proxies, watch, unquiet, talks, outages)

@@ -171,10 +171,10 @@ class MusherProcess:
             process.kill()
         await self._ended(process)
 
-    async def wait_until_ended(self) -> None:
-        """Wait until the running service ends by itself; `kill` then only clears up after it."""
+    async def wait_until_ended(self) -> int:
+        """Wait until the running service ends by itself; its exit code. `kill` then only clears up after it."""
         assert self._process is not None, "it does not run"
-        await self._process.wait()
+        return await self._process.wait()
 
     async def stop(self, number: signal.Signals = signal.SIGTERM) -> float:
         """End the service in order; returns the seconds that it took, having made sure of the exit code 0."""
