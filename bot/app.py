@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import time
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Final
@@ -43,8 +42,6 @@ TURN_GRACE_S: Final = 5.0
 FLUSH_GRACE_S: Final = 2.0
 """With the ingest server's own grace at the same time, the service ends within 10 s of the signal."""
 HOUSEKEEPING_EVERY_S: Final = 3600.0
-
-_LOGGED_IN_AT = "matrix_logged_in_at"
 
 
 class ModelUnusable(MusherError):
@@ -158,23 +155,21 @@ class _Login:
         self._client = client
         self._store = store
         self.device_id = ""
-        self.made_at = 0.0
-        """When the login was made, in Unix seconds. The homeserver knows no transaction id from before."""
+        self.made = 0
+        """How many were made. The homeserver knows no transaction id from before the newest."""
 
     async def log_in(self) -> None:
         """Resume the stored login, or make one and store it."""
         stored = await stored_login(self._store.read_setting)
-        made_at = await self._store.read_setting(_LOGGED_IN_AT)
         identity = await self._client.connect(stored)
         self.device_id = identity.device_id
-        self.made_at = float(made_at or 0) if identity == stored else time.time()
         if identity != stored:
+            self.made += 1
             await self._store.write_settings(
                 {
                     USER_ID: identity.user_id,
                     DEVICE_ID: identity.device_id,
                     ACCESS_TOKEN: identity.access_token,
-                    _LOGGED_IN_AT: str(self.made_at),
                 }
             )
         await self._client.retire_lost_device()
@@ -210,7 +205,7 @@ class _Running:
             client,
             pace,
             pauses.reached,
-            logged_in_at=lambda: login.made_at,
+            login=lambda: login.made,
             ended=self._metrics.delivery_ended,
         )
         self._turns = Turns(

@@ -2,15 +2,15 @@
 
 A send that fails in passing is repeated with the same transaction id, so the homeserver stores it once. Homeservers
 forget transaction ids (Synapse after 24 h, and with the login that is ended, even if the next one has the same device
-id): a delivery in doubt since long, or since before the present login, is first looked for among our own messages in
-the room.
+id): a delivery in doubt since long, since another login, or since an earlier start, is first looked for among our own
+messages in the room. How long ago an earlier start was, nobody knows: the wall clock may have stepped in between.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
-import time
+import math
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
@@ -66,7 +66,7 @@ class Sender(Protocol):
 class Deliveries:
     """Sends deliveries as they become due.
 
-    `logged_in_at` tells when the present login was made, in Unix seconds; `ended` hears what became of each delivery.
+    `login` names the present login, somehow; `ended` hears what became of each delivery.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class Deliveries:
         pace: Pace,
         reached: Callable[[str], Awaitable[None]],
         *,
-        logged_in_at: Callable[[], float] = lambda: 0.0,
+        login: Callable[[], object] = lambda: None,
         ended: Callable[[DeliveryOutcome], None] = _unwatched,
     ) -> None:
         self._outbox = outbox
@@ -85,7 +85,9 @@ class Deliveries:
         self._rooms = RoomPauses(pace.clock)
         self._store_trouble = Trouble("delivery_postponed", level="error")
         self._reached = reached
-        self._logged_in_at = logged_in_at
+        self._login = login
+        self._tried: dict[str, tuple[object, float]] = {}
+        """What this process has tried to send: with which login, and when."""
         self._ended = ended
         self._woken = asyncio.Event()
         self._slots = asyncio.Semaphore(MAX_PARALLEL_SENDS)
@@ -197,11 +199,13 @@ class Deliveries:
         self._answered(delivery.session_id)
         await self._reached("sent")
         await self._outbox.delivery_sent(delivery.delivery_id, event_id)
+        self._tried.pop(delivery.delivery_id, None)
         self._ended("sent")
         log.info("delivered", session=delivery.session_id, delivery=delivery.delivery_id, event_id=event_id)
 
     async def _drop(self, delivery: Delivery, reason: str) -> None:
         await self._outbox.delivery_dropped(delivery.delivery_id, reason)
+        self._tried.pop(delivery.delivery_id, None)
         self._ended("dropped")
 
     def _answered(self, room_id: str) -> None:
@@ -220,12 +224,18 @@ class Deliveries:
 
     async def _find(self, delivery: Delivery) -> str | None:
         """Look for a delivery that may have arrived although its transaction id can't show it any more."""
-        since = delivery.first_attempt_at
-        if since is None or since > max(time.time() - TRANSACTION_ID_TRUSTED_S, self._logged_in_at()):
+        if not delivery.attempts or self._is_remembered(delivery):
             return None
         return await self._sender.find_own(delivery.session_id, delivery.delivery_id)
 
+    def _is_remembered(self, delivery: Delivery) -> bool:
+        """Whether the homeserver still knows the transaction id, if the delivery has arrived."""
+        login, since = self._tried.get(delivery.delivery_id, (None, -math.inf))
+        return login == self._login() and self._pace.clock() - since < TRANSACTION_ID_TRUSTED_S
+
     async def _attempt(self, delivery: Delivery) -> str:
+        if not self._is_remembered(delivery):
+            self._tried[delivery.delivery_id] = (self._login(), self._pace.clock())
         await self._outbox.delivery_attempted(delivery.delivery_id)
         return await self._sender.send(
             delivery.session_id, delivery.event_type, json.loads(delivery.content), delivery.delivery_id

@@ -25,13 +25,13 @@ DOWN = Unreachable("https://example.org", "no connection")
 
 @dataclass
 class Post:
-    """An outbox and what sends it. `login_made_at`: Unix seconds."""
+    """An outbox and what sends it."""
 
     store: Store
     homeserver: Homeserver
     pace: Pace
     deliveries: Deliveries
-    login_made_at: float = 0.0
+    login: int = 0
     reached: list[str] = field(default_factory=list)
 
     async def queue(self, *bodies: str, room: str = ROOM) -> list[str]:
@@ -74,6 +74,6 @@ class Post:
         async with Store.open(path) as store:
             homeserver, shared_pace = Homeserver(), Pace()
             made: list[Self] = []
-            deliveries = Deliveries(store, homeserver, shared_pace, nowhere, logged_in_at=lambda: made[0].login_made_at)
+            deliveries = Deliveries(store, homeserver, shared_pace, nowhere, login=lambda: made[0].login)
             made.append(cls(store, homeserver, shared_pace, deliveries))
             yield made[0]

@@ -298,7 +298,10 @@ async def test_a_delivery_in_doubt_is_looked_for_after_a_new_login_even_of_the_s
     make_config: ConfigMaker, fake: FakeHomeserver, tmp_path: Path
 ) -> None:
     """A homeserver forgets a device's transaction ids with its login, not with its name."""
-    looked, sends = asyncio.Event(), []
+    ended, looked, sends = asyncio.Event(), asyncio.Event(), []
+
+    def is_over(request: web.Request) -> bool:
+        return ended.is_set() and request.headers["Authorization"] == "Bearer old-token"
 
     async def takes(request: web.Request) -> dict[str, Any] | web.StreamResponse:
         if request.path.endswith("/messages"):
@@ -307,22 +310,24 @@ async def test_a_delivery_in_doubt_is_looked_for_after_a_new_login_even_of_the_s
             return {"chunk": [{"event_id": "$there", "content": content}]}
         if "/send/" in request.path:
             sends.append(request.path)
-        return error(404, "M_NOT_FOUND")
+            ended.set()
+        if request.path.endswith("/sync"):
+            await (ended if "old-token" in request.headers["Authorization"] else asyncio.Event()).wait()
+        return error(401, "M_UNKNOWN_TOKEN") if is_over(request) else error(404, "M_NOT_FOUND")
 
+    whoami = fake.routes["/account/whoami"]
+    fake.routes["/account/whoami"] = lambda each: error(401, "M_UNKNOWN_TOKEN") if is_over(each) else whoami(each)
     fake.routes["/login"] = lambda _: {"user_id": USER, "device_id": "SLED", "access_token": "another-token"}
-    fake.routes["/account/whoami"] = lambda _: error(401, "M_UNKNOWN_TOKEN")
-    fake.routes[""] = takes
+    fake.routes |= {"": takes, "/sync": takes}
     async with Store.open(tmp_path / "musher.db") as store:
         names = ("matrix_user_id", "matrix_device_id", "matrix_access_token")
         await store.write_settings(dict(zip(names, (USER, "SLED", "old-token"), strict=True)))
         await store.settle([], "answered", [Delivery("musher-in-doubt", "!one:fake", "{}")])
-        await store.delivery_attempted("musher-in-doubt")
     async with running(make_config(fake.url, USER)):
-        await asyncio.wait_for(looked.wait(), 5)
-    assert sends == []
+        await asyncio.wait_for(looked.wait(), 15)
+    assert len(sends) == 1
     async with Store.open(tmp_path / "musher.db") as store:
-        assert await store.due_deliveries() == []
-        assert float(await store.read_setting("matrix_logged_in_at") or 0) > 0
+        assert await store.read_setting("matrix_access_token") == "another-token"
 
 
 RECORDED = RecordedEvent("build-1", 1, "inf", "a", "b", "Moved", "2026-01-01T00:00:00Z")

@@ -21,7 +21,7 @@ from bot.matrix import (
     Refused,
 )
 from crdt import Delivery
-from tests.bot.edge import ROOM, Disk, eventually, until
+from tests.bot.edge import ROOM, Disk, eventually, nowhere, until
 from tests.bot.posting import DOWN, OTHER, Post
 
 
@@ -100,15 +100,43 @@ async def test_a_delivery_from_before_the_present_login_is_looked_for_first(post
         post.homeserver.loses_answer.add(ROOM)
     post.homeserver.fail(ROOM, DOWN)
     await post.deliveries.send_due()
-    post.login_made_at = time.time()
+    post.login += 1
     await post.work()
     assert post.homeserver.looked_for == [delivery_id]
     assert len(post.homeserver.requests) == (1 if arrived else 2)
 
 
+@pytest.mark.parametrize("arrived", [True, False])
+async def test_a_delivery_that_an_earlier_start_has_tried_is_looked_for_first(post: Post, arrived: bool) -> None:
+    """Whatever the wall clock says: it may have stepped in between."""
+    (delivery_id,) = await post.queue("one")
+    if arrived:
+        post.homeserver.loses_answer.add(ROOM)
+    post.homeserver.fail(ROOM, DOWN)
+    await post.deliveries.send_due()
+    post.deliveries = Deliveries(post.store, post.homeserver, post.pace, nowhere)
+    await post.work()
+    assert post.homeserver.looked_for == [delivery_id]
+    assert len(post.homeserver.requests) == (1 if arrived else 2)
+    assert post.homeserver.texts() == ["one"]
+
+
+async def test_a_step_of_the_wall_clock_makes_no_transaction_id_older(
+    post: Post, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await post.queue("one")
+    post.homeserver.fail(ROOM, DOWN)
+    await post.deliveries.send_due()
+    later = time.time() + 20 * 3600
+    monkeypatch.setattr(time, "time", lambda: later)
+    await post.work()
+    assert post.homeserver.looked_for == []
+    assert post.homeserver.texts() == ["one"]
+
+
 async def test_what_was_never_tried_is_not_looked_for(post: Post) -> None:
     await post.queue("one")
-    post.login_made_at = time.time() + 60
+    post.login += 1
     await post.work()
     assert post.homeserver.looked_for == []
 
