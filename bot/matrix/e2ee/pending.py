@@ -36,9 +36,17 @@ class Pending:
     `given_out` tells whether there is anything for `forget_emitted` to forget.
     """
 
-    def __init__(self, vault: Vault, parse: Callable[[str, object], Encrypted | None]) -> None:
+    def __init__(
+        self,
+        vault: Vault,
+        parse: Callable[[str, object], Encrypted | None],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._vault = vault
         self._parse = parse
+        self._clock = clock
+        self._waiting_since: dict[tuple[str, ...], float] = {}
+        """By session: when this process first saw it wait. The wall clock may step, and would tell people too soon."""
         self.given_out = False
 
     def add(self, event: Encrypted) -> bool:
@@ -55,8 +63,8 @@ class Pending:
                 now_ms(),
             )
             self._vault.sql(
-                "DELETE FROM musher_pending WHERE since_ms < ? OR event_id IN "
-                "(SELECT event_id FROM musher_pending ORDER BY since_ms DESC, rowid DESC LIMIT -1 OFFSET ?)",
+                "DELETE FROM musher_pending WHERE since_ms < ? OR rowid IN "
+                "(SELECT rowid FROM musher_pending ORDER BY rowid DESC LIMIT -1 OFFSET ?)",
                 now_ms() - LONGEST_MS,
                 MOST,
             )
@@ -79,7 +87,7 @@ class Pending:
     def readable(self, machine: Machine) -> list[tuple[str, dict[str, object]]]:
         """What can be read by now, oldest first, decrypted: room id and event. It stays until `forget_emitted`."""
         found = []
-        rows = self._vault.sql("SELECT event_id, room_id, event FROM musher_pending ORDER BY since_ms, rowid")
+        rows = self._vault.sql("SELECT event_id, room_id, event FROM musher_pending ORDER BY rowid")
         for event_id, room_id, source in rows:
             event = self._parse(room_id, json.loads(source))
             try:
@@ -104,15 +112,16 @@ class Pending:
         self.given_out = False
 
     def overdue(self, after_s: float) -> list[Undecryptable]:
-        """The first message of each session that has waited too long and was not told of yet."""
+        """The first message of each session that has waited too long, under this start, and was not told of yet."""
         rows = self._vault.sql(
-            "SELECT room_id, sender, session_id, event_id, MIN(since_ms) FROM musher_pending AS waiting "
-            "WHERE emitted = 0 AND since_ms <= ? AND NOT EXISTS (SELECT 1 FROM musher_noticed AS told WHERE "
+            "SELECT room_id, sender, session_id, event_id, MIN(rowid) AS place FROM musher_pending AS waiting "
+            "WHERE emitted = 0 AND NOT EXISTS (SELECT 1 FROM musher_noticed AS told WHERE "
             "told.room_id = waiting.room_id AND told.sender = waiting.sender AND told.session_id = waiting.session_id) "
-            "GROUP BY room_id, sender, session_id ORDER BY MIN(since_ms)",
-            now_ms() - int(after_s * 1000),
+            "GROUP BY room_id, sender, session_id ORDER BY place"
         )
-        return [Undecryptable(*row[:4]) for row in rows]
+        now = self._clock()
+        self._waiting_since = {row[:3]: self._waiting_since.get(row[:3], now) for row in rows}
+        return [Undecryptable(*row[:4]) for row in rows if now - self._waiting_since[row[:3]] >= after_s]
 
     def noticed(self, told: Undecryptable) -> None:
         """The people in the room have been told."""

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
 
 from bot.matrix import KeysUnavailable
+from bot.matrix.e2ee import pending
 from tests.bot.matrix.e2ee.conftest import Bot, PersonMaker, enter
 from tests.bot.matrix.e2ee.nio_person import NioPerson
+
+HOUR_MS = 3_600_000
 
 
 class HeldBack:
@@ -60,6 +64,28 @@ async def test_a_message_is_read_when_its_key_comes(bot: Bot, alice: NioPerson, 
     assert (await bot.sync()).messages == ()
     assert bot.client.encryption_counts is not None
     assert bot.client.encryption_counts.waiting == 0
+
+
+async def test_messages_that_wait_stay_in_order_when_the_wall_clock_steps_back(
+    bot: Bot, alice: NioPerson, room: str, held_back: HeldBack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = await alice.say(room, "one")
+    await until_waiting(bot, 1)
+    monkeypatch.setattr(pending, "now_ms", lambda: time.time_ns() // 1_000_000 - HOUR_MS)
+    second = await alice.say(room, "two")
+    await until_waiting(bot, 2)
+    held_back.holds = False
+    batch = await bot.sync()
+    assert [each.event_id for each in batch.messages] == [first, second]
+
+
+async def test_nobody_is_told_of_a_late_key_because_the_wall_clock_steps(
+    bot: Bot, alice: NioPerson, room: str, held_back: HeldBack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await alice.say(room, "one")
+    await until_waiting(bot, 1)
+    monkeypatch.setattr(pending, "now_ms", lambda: time.time_ns() // 1_000_000 + HOUR_MS)
+    assert (await bot.sync(500)).undecryptable == ()
 
 
 async def test_a_message_is_read_when_its_key_comes_after_a_restart(
