@@ -189,11 +189,12 @@ async def test_housekeeping_that_fails_is_logged_and_tried_again(path: Path, mon
         compacted.set()
         raise StoreDamaged("musher.db", "broken")
 
+    monkeypatch.setattr("crdt.event_log.COMPACT_SEALED_AFTER_OPS", 1)
     async with Store.open(path, segment_events=3) as store:
         with monkeypatch.context() as broken, capture_logs() as logs:
             broken.setattr("crdt.documents.Documents.compact", fail)
             await store.append_events(events(1, 3))
-            await compacted.wait()
+            await asyncio.wait_for(compacted.wait(), 10)
             await store.read_llm_session(ROOM)
         assert "housekeeping_failed" in [entry["event"] for entry in logs]
         assert await store.append_events(events(4, 9)) == [4, 5, 6, 7, 8, 9]
