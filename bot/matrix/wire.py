@@ -49,8 +49,6 @@ LONGEST_REASON: Final = 300
 """Characters of a server's own words that go into an error."""
 
 _LOGGED_OUT: Final = frozenset({"M_UNKNOWN_TOKEN", "M_MISSING_TOKEN", "M_USER_LOCKED", "M_USER_DEACTIVATED"})
-_FINAL_STATUSES: Final = frozenset({400, 403, 413})
-"""What is a refusal even when a proxy answers instead of the homeserver: a repetition would meet it again."""
 
 
 class Wire:
@@ -175,14 +173,16 @@ class Wire:
         session = fields.get("session")
         if status == 401 and isinstance(fields.get("flows"), list) and isinstance(session, str):
             return PasswordAsked(self.homeserver, session)
-        if status >= 500 or not (errcode or status in _FINAL_STATUSES):
+        if status == 413 and not errcode:  # by a proxy, too: a repetition would be as large
+            return Refused(self.homeserver, "M_TOO_LARGE", message)
+        if status >= 500 or not errcode:
             kind = errcode or ("no Matrix error" if status >= 300 else "no JSON object")
             return Unreachable(self.homeserver, f"HTTP status {status}, {kind}", status)
         if errcode in _LOGGED_OUT:
             return LoggedOut(self.user_id, self.homeserver, soft=fields.get("soft_logout") is True)
         if room is not None and errcode == "M_FORBIDDEN":
             return Forbidden(room, message)
-        return Refused(self.homeserver, errcode or ("M_TOO_LARGE" if status == 413 else f"HTTP {status}"), message)
+        return Refused(self.homeserver, errcode, message)
 
 
 async def _once(request: ClientRequest, handler: ClientHandlerType) -> ClientResponse:

@@ -210,6 +210,7 @@ SLOW: Final = Slow()
 INTERNAL_ERROR: Final = _json("500", 500, errcode="M_UNKNOWN", error="Internal server error")
 BAD_GATEWAY: Final = Answer("502 in HTML", 502, _HTML, "text/html")
 HTML: Final = Answer("200 in HTML", 200, _HTML, "text/html")
+FIREWALL: Final = Answer("403 in HTML", 403, b"<html><body><h1>Request blocked</h1></body></html>", "text/html")
 GARBAGE: Final = Answer("garbage", 200, b'\x00\xff{"next_batch": ]')
 HALF_A_BODY: Final = Answer("half a body", 200, b'{"next_batch": "s1", "rooms": {}}', cut_at=17)
 NOT_AN_OBJECT: Final = Answer("a list", 200, b'["next_batch"]')
@@ -227,7 +228,7 @@ def too_many(seconds: int, *, in_header: bool) -> Answer:
 
 HOMESERVER_FAULTS: Final[tuple[Fault, ...]] = (
     *(DOWN, RESET, CLOSED, TLS_ALERT, HANG, SWALLOW, SLOW, DRIP, INTERNAL_ERROR, BAD_GATEWAY, HTML, GARBAGE),
-    *(HALF_A_BODY, NOT_AN_OBJECT, LOST_ANSWER, HALF_AN_ANSWER, SWALLOWED_ANSWER),
+    *(FIREWALL, HALF_A_BODY, NOT_AN_OBJECT, LOST_ANSWER, HALF_AN_ANSWER, SWALLOWED_ANSWER),
     *(too_many(1, in_header=True), too_many(1, in_header=False)),
 )
 """What may befall any request to a homeserver, and passes."""
