@@ -96,8 +96,10 @@ class Wire:
     async def put(self, *path: str, body: Mapping[str, Any], room: str | None = None) -> dict[str, Any]:
         return await self.request("PUT", CLIENT_API + _path(path), body=body, room=room, patience=USUAL)
 
-    async def post(self, *path: str, body: Mapping[str, Any], room: str | None = None) -> dict[str, Any]:
-        return await self.request("POST", CLIENT_API + _path(path), body=body, room=room)
+    async def post(
+        self, *path: str, body: Mapping[str, Any], room: str | None = None, patience: Patience = AFTER_SILENCE
+    ) -> dict[str, Any]:
+        return await self.request("POST", CLIENT_API + _path(path), body=body, room=room, patience=patience)
 
     async def log_out(self, token: str) -> None:
         """End another login, which deletes its device."""
@@ -166,15 +168,14 @@ class Wire:
         self, status: int, headers: Mapping[str, str], answer: dict[str, Any] | None, room: str | None
     ) -> MatrixError:
         fields = answer or {}
-        errcode = _text(fields.get("errcode"))
+        # Who is no homeserver refuses nothing for good, but for what is too large: a repetition would be as large.
+        errcode = _text(fields.get("errcode")) or ("M_TOO_LARGE" if status == 413 else "")
         message = " ".join(_text(fields.get("error")).split())[:LONGEST_REASON] or f"HTTP status {status}"
         if status == 429 or errcode == "M_LIMIT_EXCEEDED":
             return RateLimited(self.homeserver, _pause(headers.get("Retry-After"), fields.get("retry_after_ms")))
         session = fields.get("session")
         if status == 401 and isinstance(fields.get("flows"), list) and isinstance(session, str):
             return PasswordAsked(self.homeserver, session)
-        if status == 413 and not errcode:  # by a proxy, too: a repetition would be as large
-            return Refused(self.homeserver, "M_TOO_LARGE", message)
         if status >= 500 or not errcode:
             kind = errcode or ("no Matrix error" if status >= 300 else "no JSON object")
             return Unreachable(self.homeserver, f"HTTP status {status}, {kind}", status)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import Any, Final, TypeVar
 from uuid import uuid4
 
@@ -14,6 +14,7 @@ from bot.matrix.e2ee.json_signing import Json
 from bot.matrix.e2ee.machine import Machine
 from bot.matrix.e2ee.model import KeysLeft
 from bot.matrix.errors import KeysRefused, Refused
+from bot.matrix.second_asks import HEAVY, USUAL, Patience
 from bot.matrix.wire import Wire
 
 log = structlog.get_logger(__name__)
@@ -28,7 +29,10 @@ USERS_A_QUERY: Final = 1000
 """The answer has some 2 kB for each."""
 RETRY_AFTER_S: Final = 60.0
 """Before a server that gave no answer, or a device without one-time keys, is asked again."""
-_REMOTE_TIMEOUT_MS: Final = 10_000
+_REMOTE_TIMEOUT_MS: Final = 8_000
+"""How long our homeserver is to wait for those of other users: less than we do."""
+FEW_USERS: Final = 20
+"""So many are no long work for a homeserver."""
 
 
 class Devices:
@@ -71,8 +75,18 @@ class Devices:
 
     async def query(self, users: Iterable[str]) -> Json:
         """The server's own words on these users' devices and identities."""
-        body = {"device_keys": {user: [] for user in users}, "timeout": _REMOTE_TIMEOUT_MS}
-        return await self._wire.post("keys", "query", body=body)
+        asked: dict[str, list[str]] = {user: [] for user in users}
+        body = {"device_keys": asked, "timeout": _REMOTE_TIMEOUT_MS}
+        return await self._wire.post("keys", "query", body=body, patience=self._patience(asked))
+
+    def _patience(self, users: Collection[str]) -> Patience:
+        """Syncs wait for these requests; so they, too, are made again where they are swallowed.
+
+        Other homeservers may be slow. A key that is claimed twice is no loss.
+        """
+        server = self._machine.user_id.partition(":")[2]
+        is_short = len(users) <= FEW_USERS and all(user.partition(":")[2] == server for user in users)
+        return USUAL if is_short else HEAVY
 
     async def begin_sessions(self, users: set[str]) -> None:
         """Make Olm sessions with those devices of the users that have none, and mend the broken ones."""
@@ -88,7 +102,8 @@ class Devices:
         wanted: dict[str, dict[str, str]] = {}
         for device in devices:
             wanted.setdefault(device.user_id, {})[device.id] = "signed_curve25519"
-        answer = await self._wire.post("keys", "claim", body={"one_time_keys": wanted, "timeout": _REMOTE_TIMEOUT_MS})
+        body = {"one_time_keys": wanted, "timeout": _REMOTE_TIMEOUT_MS}
+        answer = await self._wire.post("keys", "claim", body=body, patience=self._patience(wanted))
         given = _object(answer.get("one_time_keys"))
         claimed = [(each, _object(_object(given.get(each.user_id)).get(each.id))) for each in devices]
         for device in await self._machine.vault.run(self._machine.begin_sessions, claimed):
@@ -121,7 +136,7 @@ class Devices:
         if body is None:
             return
         try:
-            await self._wire.post("keys", "upload", body=body)
+            await self._wire.post("keys", "upload", body=body, patience=USUAL)
         except Refused as error:
             if "already exists" in error.message:
                 raise KeysRefused(error.message) from error

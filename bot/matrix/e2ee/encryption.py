@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from typing import Any, Final
 from uuid import uuid4
@@ -30,6 +31,9 @@ GENERATION: Final = "matrix_key_store_generation"
 """The setting that counts the openings of the key file, as the file itself does: a file that is behind is a copy."""
 REPLACED_EVERY_S: Final = 3600.0
 """How often at most the identity of another client is replaced while the service runs: people are told each time."""
+TRUST_EVERY_S: Final = 30.0
+"""How often at most the bot looks at its own identity. Synapse lists a user as changed whenever it repeats that user's
+membership, which with several rooms it does after most of the bot's own messages."""
 _LOST: Final = "lost"
 _KEY_KIND: Final = "signed_curve25519"
 
@@ -49,7 +53,7 @@ class Encryption:
         self._pending: Pending
         self._verifications: Verifications
         self._cross_signing: CrossSigning
-        self._trust_in_doubt = False
+        self._trust_in_doubt, self._trust_seen_to = False, -math.inf
         self._replaced_until = 0.0
         self._told: list[Undecryptable] = []
         self._given_until: str | None = None
@@ -153,7 +157,7 @@ class Encryption:
         try:
             await self._upload_keys(_keys_left(answer))
             await self._devices.begin_sessions(set())
-            if self._trust_in_doubt:
+            if self._trust_in_doubt and time.monotonic() >= self._trust_seen_to + TRUST_EVERY_S:
                 await self._see_to_trust()
         except (Unreachable, RateLimited, Refused) as error:
             log.warning("keys_not_uploaded", reason=str(error))  # the next sync tells the count again
@@ -167,7 +171,7 @@ class Encryption:
         """
         at_server = await self._devices.query([self._machine.user_id])
         seen = judge(at_server, self._machine.user_id, self._machine.device_id)
-        self._trust_in_doubt = False
+        self._trust_in_doubt, self._trust_seen_to = False, time.monotonic()
         if seen.trusted and seen.master_key == self._cross_signing.master_key:
             return
         now = time.monotonic()

@@ -20,6 +20,7 @@ from bot.matrix.e2ee.json_signing import Json, is_signed, public_key, sign
 from bot.matrix.e2ee.machine import Machine
 from bot.matrix.e2ee.model import SeenKeys, Settings
 from bot.matrix.errors import PasswordAsked, Refused
+from bot.matrix.second_asks import USUAL
 from bot.matrix.wire import CLIENT_API, Wire
 
 log = structlog.get_logger(__name__)
@@ -140,7 +141,7 @@ class Identity:
         path = f"{CLIENT_API}/keys/device_signing/upload"
         try:
             try:
-                await self._wire.request("POST", path, body=public)
+                await self._wire.request("POST", path, body=public, patience=USUAL)
             except PasswordAsked as asked:
                 if self._password is None:
                     raise
@@ -169,7 +170,7 @@ class Identity:
         by_device = await self._machine.vault.run(self._machine.own.sign, dict(master))
         master["signatures"] = {self._user_id: {f"ed25519:{device_id}": by_device}}
         body = {self._user_id: {device_id: device, public_key(seeds.master): master}}
-        answer = await self._wire.post("keys", "signatures", "upload", body=body)
+        answer = await self._wire.post("keys", "signatures", "upload", body=body, patience=USUAL)
         if answer.get("failures"):
             log.error("device_not_signed", device=device_id, reason=str(answer["failures"]))
         else:

@@ -5,11 +5,16 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 from aiohttp import web
 
 from bot.matrix.client import MatrixClient
+from bot.matrix.e2ee import devices
+from bot.matrix.e2ee.devices import Devices
+from bot.matrix.e2ee.machine import Machine
 from bot.matrix.errors import Unreachable
 from bot.matrix.model import Credentials
 from bot.matrix.second_asks import SHARE_S, Patience, SecondAsks
@@ -102,6 +107,26 @@ async def test_a_server_that_speaks_again_is_asked_again_for_all_that_it_was_ask
         await wire.get("sync", patience=AT_ONCE)
         assert await sending == {"number": 1}
     assert len(sync.asked) == 2
+
+
+@pytest.mark.parametrize(
+    ("users", "asked"),
+    [([USER, "@alice:fake"], 2), ([USER, "@alice:elsewhere"], 1), ([f"@{n}:fake" for n in range(50)], 1)],
+)
+async def test_a_question_about_keys_that_is_forgotten_is_soon_asked_again_unless_it_is_long_work(
+    wire: Wire,
+    forgets: Callable[..., Forgetful],
+    monkeypatch: pytest.MonkeyPatch,
+    users: list[str],
+    asked: int,
+) -> None:
+    """The sync waits for it: nobody else would notice."""
+    monkeypatch.setattr(devices, "USUAL", AT_ONCE)
+    query = forgets("/keys/query", 1)
+    asking = asyncio.create_task(Devices(wire, cast(Machine, SimpleNamespace(user_id=USER))).query(users))
+    await until(lambda: len(query.asked) == asked, WITHIN_S)
+    query.over.set()
+    assert await asking == {"number": asked - 1}
 
 
 async def test_a_login_is_made_only_once_however_long_it_takes(
