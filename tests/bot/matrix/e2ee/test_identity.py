@@ -298,3 +298,22 @@ async def test_a_key_store_that_can_not_be_written_for_a_while_loses_no_key(
     await bot.start()
     await alice.say(room, "two")
     await bot.until_heard("two")
+
+
+async def test_the_own_identity_is_not_looked_at_again_after_each_message(
+    bot: Bot, alice: NioPerson, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rooms = [await enter(bot, alice, encrypted=False) for _ in range(2)]
+    wire = bot.client._wire
+    post, asked = wire.post, list[tuple[str, ...]]()
+
+    async def noted(*path: str, **options: Any) -> dict[str, Any]:
+        asked.append(path)
+        return await post(*path, **options)
+
+    monkeypatch.setattr(wire, "post", noted)
+    for number in range(4):
+        for room in rooms:
+            await bot.say(room, f"message {number}")
+            await bot.sync(500)
+    assert asked.count(("keys", "query")) <= 1
