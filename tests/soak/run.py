@@ -308,6 +308,9 @@ class Soak:
         findings.wrong += [line["line"] for line in self.musher.logs if "Traceback" in line.get("line", "")]
         findings.wrong += map(str, self.musher.logged("room_damaged"))
         self.tally.counts["calls that the disk refused"] = self.machine.refused
+        self.tally.counts["events put off with 503"] = sum(
+            line.get("status") == 503 for line in self.musher.logged("events_refused")
+        )
         self.tally.counts["requests to the model"] = len(requests)
         self.tally.counts["requests to the homeserver"] = len(self.to_homeserver.calls)
 

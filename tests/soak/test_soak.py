@@ -20,3 +20,4 @@ async def test_a_minute_of_random_faults_and_kills_loses_and_repeats_nothing(
     for kind in ("homeserver", "model", "disk", "clock", "rot"):
         assert any(name.startswith(kind) for name in tally.faults), f"no fault of the {kind} was drawn"
     assert tally.counts["calls that the disk refused"] > 0
+    assert tally.counts["events put off with 503"] > 0
