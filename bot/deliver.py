@@ -97,7 +97,7 @@ class Deliveries:
 
     def announce(self, room_id: str) -> None:
         """There will be something for this room in the outbox in a moment."""
-        if self._pace.open and not self._rooms.is_failing(room_id):
+        if self._pace.open and not self._rooms.holds(room_id):
             self._sender.announce(room_id)
 
     def wake(self) -> None:

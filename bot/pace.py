@@ -140,11 +140,15 @@ class RoomPauses:
 
     async def ready(self, room_id: str) -> None:
         """Wait until the room may be tried."""
-        now = self._clock()
-        if any(failing.since > self._served_at for failing in self._failing.values()):
+        if self.holds(room_id):
+            now = self._clock()
             self._failing.setdefault(room_id, _Failing(now, self._free_moment(room_id, now)))
         while (left := self.left(room_id)) > 0:  # noqa: ASYNC110 - the pause may be called off while we sleep
             await asyncio.sleep(min(left, _NOTICE_WITHIN_S))
+
+    def holds(self, room_id: str) -> bool:
+        """Whether the room has to wait for a moment of its own: it fails, or others do, and maybe not they alone."""
+        return room_id in self._failing or any(each.since > self._served_at for each in self._failing.values())
 
     def left(self, room_id: str) -> float:
         """Seconds until the room may be tried; 0 or less when it may."""

@@ -110,6 +110,9 @@ async def test_a_room_is_not_announced_that_will_have_to_wait(post: Post) -> Non
     post.deliveries._rooms.failed(ROOM)
     post.deliveries.announce(ROOM)
     post.deliveries.announce(OTHER)
+    post.deliveries._rooms.worked("!another")
+    post.deliveries.announce(ROOM)
+    post.deliveries.announce(OTHER)
     post.pace.failed(DOWN)
     post.deliveries.announce(OTHER)
     assert post.homeserver.announced == [ROOM, OTHER]
