@@ -213,7 +213,7 @@ class _Running:
             model=MeasuredModel(model, self._metrics, self._health),
             typing=only_while_open(client.typing, pace),
             announce=self._deliveries.announce,
-            on_queued=self._deliveries.wake,
+            on_queued=self._deliveries.queued,
             reached=pauses.reached,
             personas={name: persona.instructions for name, persona in config.personas.items()},
             rooms={room_id: RoomSettings(room.persona, _keep(room.filter)) for room_id, room in config.rooms.items()},

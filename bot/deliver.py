@@ -100,6 +100,12 @@ class Deliveries:
         if self._pace.open and not self._rooms.holds(room_id):
             self._sender.announce(room_id)
 
+    def queued(self, deliveries: Sequence[Delivery]) -> None:
+        """These are in the outbox now, and have never been tried before."""
+        for delivery in deliveries:
+            self._note_attempt(delivery)
+        self.wake()
+
     def wake(self) -> None:
         """There is something new in the outbox."""
         self._woken.set()
@@ -233,10 +239,14 @@ class Deliveries:
         login, since = self._tried.get(delivery.delivery_id, (None, -math.inf))
         return login == self._login() and self._pace.clock() - since < TRANSACTION_ID_TRUSTED_S
 
+    def _note_attempt(self, delivery: Delivery) -> None:
+        self._tried[delivery.delivery_id] = (self._login(), self._pace.clock())
+
     async def _attempt(self, delivery: Delivery) -> str:
         if not self._is_remembered(delivery):
-            self._tried[delivery.delivery_id] = (self._login(), self._pace.clock())
-        await self._outbox.delivery_attempted(delivery.delivery_id)
+            self._note_attempt(delivery)
+        if not delivery.attempts:
+            await self._outbox.delivery_attempted(delivery.delivery_id)
         return await self._sender.send(
             delivery.session_id, delivery.event_type, json.loads(delivery.content), delivery.delivery_id
         )

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Literal, Protocol
@@ -107,15 +108,15 @@ class RoomSettings:
 class Turns:
     """Answers what waits in a room. `personas` maps names to instructions, `rooms` room ids to their settings.
 
-    `announce` hears of a room whose reply is about to be put into the outbox, `on_queued` when it is there, and `ended`
-    what became of each turn.
+    `announce` hears of a room whose reply is about to be put into the outbox, `on_queued` what is new there and was never
+    tried, and `ended` what became of each turn.
     """
 
     store: TurnStore
     model: Model
     typing: Typing
     announce: Callable[[str], None]
-    on_queued: Callable[[], None]
+    on_queued: Callable[[Sequence[Delivery]], None]
     reached: Callable[[str], Awaitable[None]]
     personas: Mapping[str, str]
     rooms: Mapping[str, RoomSettings] = field(default_factory=dict)
@@ -130,8 +131,9 @@ class Turns:
         """
         with contained("room_work_failed", StoreUnavailable, StoreDamaged, StoreClosed, session=session_id):
             return await self._answer_next(session_id)
-        await self.store.settle([], "broken", [notice(session_id, texts.UNEXPECTED, "broken", uuid4().hex)])
-        self.on_queued()
+        told = notice(session_id, texts.UNEXPECTED, "broken", uuid4().hex)
+        await self.store.settle([], "broken", [told])
+        self.on_queued([told])
         return False
 
     async def _answer_next(self, session_id: str) -> bool:
@@ -270,7 +272,7 @@ class Turns:
         deliveries = [_delivery(turn, part, content) for part, content in enumerate(contents)]
         while not await self._stored(turn, reply, deliveries, failed=failed):  # noqa: ASYNC110 - nobody tells of room
             await asyncio.sleep(STORE_RETRY_S)
-        self.on_queued()
+        self.on_queued(deliveries)
 
     async def _stored(self, turn: Turn, reply: str, deliveries: Sequence[Delivery], *, failed: bool) -> bool:
         """Complete the turn; `False` while the store can't. The reply is kept then: asking again would cost another."""
@@ -295,4 +297,5 @@ def _rendered(message: Message) -> str:
 
 def _delivery(turn: Turn, part: int, content: Mapping[str, object]) -> Delivery:
     delivery_id = f"musher-{hashlib.sha256(f'{turn.session_id} {turn.key}'.encode()).hexdigest()[:32]}-{part}"
-    return Delivery(delivery_id, turn.session_id, json.dumps({**content, DELIVERY_ID_FIELD: delivery_id}))
+    text = json.dumps({**content, DELIVERY_ID_FIELD: delivery_id})
+    return Delivery(delivery_id, turn.session_id, text, attempts=1, first_attempt_at=time.time())

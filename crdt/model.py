@@ -119,7 +119,7 @@ class Delivery:
     """One outgoing Matrix event, as a row of the outbox.
 
     `delivery_id` is the Matrix transaction id; `content` is the event's content as JSON text, opaque to the store.
-    `attempts` counts the sends that were begun, `first_attempt_at` is when the first of them was (Unix seconds).
+    `attempts` is above 0 once a send may have been begun, `first_attempt_at` is since when (Unix seconds).
     """
 
     delivery_id: str

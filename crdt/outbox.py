@@ -1,7 +1,7 @@
 """The outbox: deliveries that were promised in the commit of what they belong to, sent afterwards, once each.
 
-A delivery's id is its Matrix transaction id. An attempt is counted before it is made: a row with attempts and no
-outcome is in doubt.
+A delivery's id is its Matrix transaction id. An attempt is counted before it is made, the first one with the row where
+it follows at once: a row with attempts and no outcome is in doubt.
 """
 
 from __future__ import annotations
@@ -19,10 +19,12 @@ def insert(connection: sqlite3.Connection, deliveries: Iterable[Delivery], now_m
     for delivery in deliveries:
         content = well_formed(delivery.content)
         row = (delivery.delivery_id, delivery.session_id, delivery.event_type, content)
+        attempted = (delivery.attempts, delivery.first_attempt_at)
         connection.execute(
-            "INSERT OR IGNORE INTO outbox (delivery_id, session_id, event_type, content, queued_at, checksum) "
-            "VALUES (?, ?, ?, ?, ?, ?)",
-            (*row, now_ms, checksum(*row, 0, None)),
+            "INSERT OR IGNORE INTO outbox "
+            "(delivery_id, session_id, event_type, content, attempts, first_attempt_at, queued_at, checksum) "
+            "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            (*row, *attempted, now_ms, checksum(*row, *attempted)),
         )
 
 

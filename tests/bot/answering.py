@@ -69,7 +69,7 @@ class Room:
             model=model,
             typing=typing,
             announce=announced.append,
-            on_queued=lambda: queued.append(None),
+            on_queued=lambda _: queued.append(None),
             reached=nowhere,
             personas={"default": "Be brief.", "dispatcher": "Speak like a dispatcher."},
         )

@@ -64,7 +64,7 @@ async def test_an_answer_that_is_lost_makes_no_second_event(post: Post) -> None:
     assert post.homeserver.looked_for == [], "the transaction id is still known"
 
 
-async def test_each_attempt_is_counted_before_it_is_made(post: Post) -> None:
+async def test_the_first_attempt_is_noted_before_it_is_made(post: Post) -> None:
     await post.queue("one")
     gate = asyncio.Event()
     post.homeserver.fail(ROOM, DOWN, gate)
@@ -72,9 +72,20 @@ async def test_each_attempt_is_counted_before_it_is_made(post: Post) -> None:
     async with post.running():
         await until(lambda: len(post.homeserver.requests) == 2)
         (delivery,) = await post.store.due_deliveries()
-    assert delivery.attempts == 2
+    assert delivery.attempts == 1
     assert delivery.first_attempt_at is not None
     assert before <= delivery.first_attempt_at <= time.time()
+
+
+async def test_what_was_queued_as_attempted_is_sent_without_another_commit(post: Post) -> None:
+    told = Delivery("d1", ROOM, '{"body": "one"}', attempts=1, first_attempt_at=0.0)
+    await post.store.settle([], "answered", [told])
+    post.deliveries.queued([told])
+    commits = post.store._database.commits
+    await post.work()
+    assert post.homeserver.texts() == ["one"]
+    assert post.homeserver.looked_for == []
+    assert post.store._database.commits == commits + 1, "that it was sent"
 
 
 @pytest.mark.parametrize("arrived", [True, False])

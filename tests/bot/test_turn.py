@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from pathlib import Path
@@ -282,6 +283,16 @@ async def test_a_filter_decides_which_events_the_room_is_given(room: Room) -> No
     await room.answer()
     (line,) = split_user(room.model.asked[0][-1].content)[0]
     assert 'story_id="2"' in line
+
+
+async def test_a_reply_is_in_doubt_from_its_commit_on(room: Room) -> None:
+    before = time.time()
+    await room.says("hello")
+    await room.answer()
+    (reply,) = await room.deliveries()
+    assert reply.attempts == 1
+    assert reply.first_attempt_at is not None
+    assert before <= reply.first_attempt_at <= time.time()
 
 
 async def test_deliveries_have_ids_of_the_message_and_carry_them(room: Room) -> None:

@@ -59,6 +59,14 @@ async def test_attempts_are_counted_and_the_first_one_dated_across_restarts(path
         assert (second.attempts, second.first_attempt_at) == (2, first.first_attempt_at)
 
 
+async def test_the_first_attempt_may_be_queued_with_what_it_sends(path: Path) -> None:
+    async with Store.open(path) as store:
+        await store.settle([], "", [replace(delivery("d1"), attempts=1, first_attempt_at=5.0)])
+    async with Store.open(path) as store:
+        (queued,) = await store.due_deliveries()
+        assert (queued.attempts, queued.first_attempt_at) == (1, 5.0)
+
+
 async def test_a_sent_delivery_keeps_its_event_id_and_forgets_its_content(path: Path) -> None:
     async with Store.open(path) as store:
         await store.settle([], "", [delivery("d1", content="a private word")])
