@@ -108,8 +108,8 @@ class RoomSettings:
 class Turns:
     """Answers what waits in a room. `personas` maps names to instructions, `rooms` room ids to their settings.
 
-    `announce` hears of a room whose reply is about to be put into the outbox, `on_queued` what is new there and was never
-    tried, and `ended` what became of each turn.
+    `announce` hears of a room whose reply is about to be put into the outbox, `on_queued` what is new there and not yet
+    tried, `ended` what became of each turn.
     """
 
     store: TurnStore
