@@ -206,6 +206,7 @@ class _Running:
             pace,
             pauses.reached,
             login=lambda: login.made,
+            moved_to=lambda room_id: self._intake.session_of(room_id),  # noqa: PLW0108 - it is made later
             ended=self._metrics.delivery_ended,
         )
         self._turns = Turns(

@@ -20,7 +20,7 @@ import structlog
 
 from bot import texts
 from bot.errors import MusherError
-from bot.matrix import KeysDamaged, LoggedOut, MatrixError, RateLimited, Unreachable
+from bot.matrix import KeysDamaged, LoggedOut, MatrixError, RateLimited, RoomReplaced, Unreachable
 from bot.notices import notice
 from bot.pace import Pace, RoomPauses
 from bot.trouble import Trouble
@@ -34,11 +34,18 @@ TRANSACTION_ID_TRUSTED_S: Final = 12 * 3600
 MAX_PARALLEL_SENDS: Final = 8
 BROKEN_TRIES: Final = 3
 """Of a delivery that meets something unforeseen each time."""
+REPLACEMENT_PATIENCE_S: Final = 240.0
+"""How long a reply waits for the bot to be in the room that has replaced its own: people have to invite it there."""
 STORE_RETRY_S: Final = 1.0
 """Pause before a store that could not be read or written is asked again."""
 
 
 DeliveryOutcome = Literal["sent", "dropped"]
+
+
+def _stays(room_id: str) -> str:
+    """No room is replaced."""
+    return room_id
 
 
 def _unwatched(_outcome: DeliveryOutcome) -> None:
@@ -52,6 +59,7 @@ class Outbox(Protocol):
     async def delivery_attempted(self, delivery_id: str) -> None: ...
     async def delivery_sent(self, delivery_id: str, event_id: str) -> None: ...
     async def delivery_dropped(self, delivery_id: str, reason: str) -> None: ...
+    async def delivery_readdressed(self, delivery_id: str, session_id: str, content: str) -> None: ...
     async def settle(self, keys: Sequence[str], outcome: str, deliveries: Sequence[Delivery] = ()) -> None: ...
 
 
@@ -66,7 +74,8 @@ class Sender(Protocol):
 class Deliveries:
     """Sends deliveries as they become due.
 
-    `login` names the present login, somehow; `ended` hears what became of each delivery.
+    `login` names the present login, somehow; `moved_to` tells in which room the conversation of a room goes on; `ended`
+    hears what became of each delivery.
     """
 
     def __init__(
@@ -77,6 +86,7 @@ class Deliveries:
         reached: Callable[[str], Awaitable[None]],
         *,
         login: Callable[[], object] = lambda: None,
+        moved_to: Callable[[str], str] = _stays,
         ended: Callable[[DeliveryOutcome], None] = _unwatched,
     ) -> None:
         self._outbox = outbox
@@ -88,6 +98,8 @@ class Deliveries:
         self._login = login
         self._tried: dict[str, tuple[object, float]] = {}
         """What this process has tried to send: with which login, and when."""
+        self._moved_to = moved_to
+        self._replaced_since: dict[str, float] = {}
         self._ended = ended
         self._woken = asyncio.Event()
         self._slots = asyncio.Semaphore(MAX_PARALLEL_SENDS)
@@ -195,12 +207,13 @@ class Deliveries:
         except LoggedOut as error:
             self._pace.failed(error)
             return
+        except RoomReplaced as error:
+            await self._replaced(delivery, error)
+            return
         except KeysDamaged:  # the next start makes new keys, and sends this then
             raise
         except MatrixError as error:
-            self._answered(delivery.session_id)
-            log.warning("delivery_refused", session=delivery.session_id, reason=str(error))
-            await self._drop(delivery, type(error).__name__)
+            await self._refused(delivery, error)
             return
         self._answered(delivery.session_id)
         await self._reached("sent")
@@ -208,6 +221,26 @@ class Deliveries:
         self._tried.pop(delivery.delivery_id, None)
         self._ended("sent")
         log.info("delivered", session=delivery.session_id, delivery=delivery.delivery_id, event_id=event_id)
+
+    async def _refused(self, delivery: Delivery, error: MatrixError) -> None:
+        self._answered(delivery.session_id)
+        log.warning("delivery_refused", session=delivery.session_id, reason=str(error))
+        await self._drop(delivery, type(error).__name__)
+
+    async def _replaced(self, delivery: Delivery, error: RoomReplaced) -> None:
+        """Send it where the conversation goes on, once that is known. The closed room has not taken it."""
+        self._pace.worked()
+        room_id, now = delivery.session_id, self._pace.clock()
+        newest = self._moved_to(room_id)
+        if newest != room_id:
+            await self._outbox.delivery_readdressed(delivery.delivery_id, newest, _out_of_thread(delivery.content))
+            self._tried.pop(delivery.delivery_id, None)
+            self._rooms.worked(room_id)
+            log.info("delivery_readdressed", session=room_id, replacement=newest, delivery=delivery.delivery_id)
+        elif now - self._replaced_since.setdefault(room_id, now) < REPLACEMENT_PATIENCE_S:
+            self._rooms.failed(room_id)
+        else:
+            await self._refused(delivery, error)
 
     async def _drop(self, delivery: Delivery, reason: str) -> None:
         await self._outbox.delivery_dropped(delivery.delivery_id, reason)
@@ -250,3 +283,12 @@ class Deliveries:
         return await self._sender.send(
             delivery.session_id, delivery.event_type, json.loads(delivery.content), delivery.delivery_id
         )
+
+
+def _out_of_thread(content: str) -> str:
+    """The content of a message for another room, where its thread is not: homeservers refuse such a relation."""
+    fields: dict[str, Any] = json.loads(content)
+    relation = fields.get("m.relates_to", {})
+    if relation.get("rel_type") == "m.thread":
+        fields["m.relates_to"] = {"m.in_reply_to": relation["m.in_reply_to"]}
+    return json.dumps(fields)

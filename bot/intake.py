@@ -152,6 +152,10 @@ class Intake:
                 self._unforeseen.met(repr(error), exc_info=error)
                 await asyncio.sleep(BROKEN_RETRY_S)
 
+    def session_of(self, room_id: str) -> str:
+        """The room whose session a room's messages belong to: its own, or that of the room that has replaced it."""
+        return self._upgrades.session_of(room_id)
+
     async def _try_to_log_in(self) -> None:
         try:
             await self._log_in_again()
@@ -225,7 +229,7 @@ class Intake:
                         sender=message.sender,
                         text=message.body,
                         context=decision.fate == "context",
-                        details=Details(message.thread_root).dump(),
+                        details=Details(message.thread_root, message.thread_root and message.room_id).dump(),
                     )
                 )
         return wanted

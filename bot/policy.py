@@ -59,10 +59,16 @@ class Details:
     """What the bot keeps with a message besides its text, as JSON in the inbox."""
 
     thread_root: str | None = None
+    thread_room: str | None = None
+    """The room of the thread: a conversation may go on in another, where nothing can be said in it."""
 
     def dump(self) -> str:
         """Write it as the inbox holds it."""
-        return json.dumps({"thread_root": self.thread_root})
+        return json.dumps({"thread_root": self.thread_root, "thread_room": self.thread_room})
+
+    def thread_in(self, room_id: str) -> str | None:
+        """The root of the thread in which a reply in this room is to stand."""
+        return self.thread_root if self.thread_room in (None, room_id) else None
 
     @classmethod
     def load(cls, text: str) -> Details:

@@ -266,7 +266,7 @@ class Turns:
             reply,
             reply_to=trigger.key,
             asker=trigger.sender,
-            thread_root=Details.load(trigger.details).thread_root,
+            thread_root=Details.load(trigger.details).thread_in(turn.session_id),
             msgtype=_NOTICE if failed else _TEXT,
         )
         deliveries = [_delivery(turn, part, content) for part, content in enumerate(contents)]

@@ -59,6 +59,15 @@ def attempted(connection: sqlite3.Connection, delivery_id: str, now: float) -> N
     )
 
 
+def readdress(connection: sqlite3.Connection, delivery_id: str, session_id: str, content: str) -> None:
+    """Give an open delivery to another session, as one that was never attempted."""
+    connection.execute(
+        "UPDATE outbox SET session_id = ?1, content = ?2, attempts = 0, first_attempt_at = NULL, "
+        "checksum = row_checksum(delivery_id, ?1, event_type, ?2, 0, NULL) WHERE delivery_id = ?3 AND outcome IS NULL",
+        (session_id, well_formed(content), delivery_id),
+    )
+
+
 def doubt(connection: sqlite3.Connection) -> int:
     """Take every open delivery for attempted, and that so long ago that no homeserver remembers it; returns how many.
 

@@ -278,6 +278,10 @@ class Store(Lifetime):
         """Note that the homeserver has the delivery, under this event id."""
         await self._write(lambda connection: outbox.settle(connection, delivery_id, "sent", event_id))
 
+    async def delivery_readdressed(self, delivery_id: str, session_id: str, content: str) -> None:
+        """Have a delivery that its room has refused, so that it is not there, sent into another, as a new one."""
+        await self._write(lambda connection: outbox.readdress(connection, delivery_id, session_id, content))
+
     async def delivery_dropped(self, delivery_id: str, reason: str) -> None:
         """Give a delivery up, for a reason that stays in its row."""
         await self._write(lambda connection: outbox.settle(connection, delivery_id, reason, None))

@@ -22,6 +22,7 @@ from bot.matrix.errors import (
     PickleKeyWrong,
     RateLimited,
     Refused,
+    RoomReplaced,
     UnknownEncryption,
     Unreachable,
 )
@@ -63,6 +64,7 @@ __all__ = [
     "Redaction",
     "Refused",
     "RoomMessage",
+    "RoomReplaced",
     "SeenKeys",
     "SyncBatch",
     "Undecryptable",

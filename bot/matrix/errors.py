@@ -103,6 +103,14 @@ class Forbidden(MatrixError):
         super().__init__(f"not allowed in the room {room_id}: {reason}; give the bot the power level or the invitation")
 
 
+class RoomReplaced(MatrixError):
+    """The room was closed for another one, where its conversation goes on."""
+
+    def __init__(self, room_id: str) -> None:
+        self.room_id = room_id
+        super().__init__(f"the room {room_id} was replaced by another: invite the bot there")
+
+
 class EncryptedRoom(MatrixError):
     """The room is end-to-end encrypted; nothing was sent, since it would have been readable by the servers."""
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from bot.matrix.e2ee import Encryption
-from bot.matrix.errors import EncryptedRoom, Forbidden, NotInRoom, Refused, Unreachable
+from bot.matrix.errors import EncryptedRoom, Forbidden, NotInRoom, Refused, RoomReplaced, Unreachable
 from bot.matrix.model import DELIVERY_ID_FIELD
 from bot.matrix.room_rules import RoomRules, room_state
 from bot.matrix.rooms import Rooms
@@ -36,7 +36,8 @@ async def send(
 ) -> str:
     """Send one event, encrypted where the room is, and return its id.
 
-    Raises `EncryptedRoom` rather than put readable text into an encrypted room, where there is no `encryption`.
+    Raises `EncryptedRoom` rather than put readable text into an encrypted room, where there is no `encryption`, and
+    `RoomReplaced` where the bot may not write any more since the room has a replacement.
     """
     rules = await room_rules.of(room_id)
     if rules is not None:
@@ -125,10 +126,13 @@ async def _page(wire: Wire, room_id: str, query: Mapping[str, str]) -> dict[str,
         raise NotInRoom(room_id) from error
 
 
-async def _why_forbidden(wire: Wire, error: Forbidden) -> Forbidden | NotInRoom:
-    """A homeserver says M_FORBIDDEN to a stranger and to a member without the power level alike."""
+async def _why_forbidden(wire: Wire, error: Forbidden) -> Forbidden | NotInRoom | RoomReplaced:
+    """A homeserver says M_FORBIDDEN to a stranger, to a member without the power level, and in a closed room alike."""
     joined = (await wire.get("joined_rooms")).get("joined_rooms")
-    return error if isinstance(joined, list) and error.room_id in joined else NotInRoom(error.room_id)
+    if not isinstance(joined, list) or error.room_id not in joined:
+        return NotInRoom(error.room_id)
+    tombstone = await room_state(wire, error.room_id, "m.room.tombstone")
+    return RoomReplaced(error.room_id) if (tombstone or {}).get("replacement_room") else error
 
 
 def _carries(event: object, delivery_id: str) -> bool:

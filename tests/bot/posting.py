@@ -25,13 +25,14 @@ DOWN = Unreachable("https://example.org", "no connection")
 
 @dataclass
 class Post:
-    """An outbox and what sends it."""
+    """An outbox and what sends it. `replaced`: which room by which."""
 
     store: Store
     homeserver: Homeserver
     pace: Pace
     deliveries: Deliveries
     login: int = 0
+    replaced: dict[str, str] = field(default_factory=dict)
     reached: list[str] = field(default_factory=list)
 
     async def queue(self, *bodies: str, room: str = ROOM) -> list[str]:
@@ -74,6 +75,13 @@ class Post:
         async with Store.open(path) as store:
             homeserver, shared_pace = Homeserver(), Pace()
             made: list[Self] = []
-            deliveries = Deliveries(store, homeserver, shared_pace, nowhere, login=lambda: made[0].login)
+            deliveries = Deliveries(
+                store,
+                homeserver,
+                shared_pace,
+                nowhere,
+                login=lambda: made[0].login,
+                moved_to=lambda room_id: made[0].replaced.get(room_id, room_id),
+            )
             made.append(cls(store, homeserver, shared_pace, deliveries))
             yield made[0]

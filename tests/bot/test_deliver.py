@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -19,6 +20,7 @@ from bot.matrix import (
     NotInRoom,
     RateLimited,
     Refused,
+    RoomReplaced,
 )
 from crdt import Delivery
 from tests.bot.edge import ROOM, Disk, eventually, nowhere, until
@@ -173,6 +175,39 @@ async def test_what_is_refused_for_good_is_dropped_and_the_next_is_sent(post: Po
     assert len(post.homeserver.requests) == 2
     assert post.homeserver.texts() == ["two"]
     assert [line["reason"] for line in logs if line["event"] == "delivery_refused"] == [str(refusal)]
+
+
+async def test_what_a_replaced_room_refuses_is_sent_where_its_conversation_goes_on(post: Post) -> None:
+    post.homeserver.fail(ROOM, *[RoomReplaced(ROOM)] * 5)
+    await post.queue("one", "two")
+    async with post.running():
+        await until(lambda: len(post.homeserver.requests) == 2)
+        assert not await post.is_empty(), "nobody knows yet where"
+        post.replaced[ROOM] = OTHER
+        await eventually(post.is_empty)
+    assert post.homeserver.texts() == []
+    assert post.homeserver.texts(OTHER) == ["one", "two"]
+
+
+async def test_a_reply_in_a_thread_leaves_it_for_another_room(post: Post) -> None:
+    reply = {"m.in_reply_to": {"event_id": "$asked"}}
+    thread = {"rel_type": "m.thread", "event_id": "$root", "is_falling_back": False, **reply}
+    post.homeserver.fail(ROOM, RoomReplaced(ROOM))
+    post.replaced[ROOM] = OTHER
+    content = {"body": "one", "m.relates_to": thread}
+    await post.store.settle([], "answered", [Delivery("d1", ROOM, json.dumps(content))])
+    await post.work()
+    assert [sent.content["m.relates_to"] for sent in post.homeserver.requests] == [thread, reply]
+
+
+async def test_what_a_replaced_room_refuses_does_not_wait_for_ever(post: Post, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(deliver, "REPLACEMENT_PATIENCE_S", 0.05)
+    post.homeserver.fail(ROOM, *[RoomReplaced(ROOM)] * 1000)
+    await post.queue("never")
+    with capture_logs() as logs:
+        await post.work()
+    assert len(post.homeserver.requests) > 1
+    assert [line["reason"] for line in logs if line["event"] == "delivery_dropped"] == ["RoomReplaced"]
 
 
 async def test_nothing_is_dropped_when_the_key_file_is_damaged(post: Post) -> None:

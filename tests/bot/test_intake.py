@@ -118,9 +118,7 @@ def batch(token: str, *messages: RoomMessage, **fields: Any) -> SyncBatch:
 
 async def test_messages_are_stored_with_the_token_and_wake_their_room(door: Door) -> None:
     await door.takes_in(batch("s1", said("$1", thread_root="$root"), said("$2", room_id=OTHER)), batch("s2"))
-    assert await door.waiting() == [
-        Message("$1", ROOM, ALICE, "text of $1", details=Details(thread_root="$root").dump())
-    ]
+    assert await door.waiting() == [Message("$1", ROOM, ALICE, "text of $1", details=Details("$root", ROOM).dump())]
     assert [each.key for each in await door.waiting(OTHER)] == ["$2"]
     assert sorted(door.woken) == sorted([ROOM, OTHER])
     assert await door.store.read_cursor() == "s2"

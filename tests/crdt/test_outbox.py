@@ -8,7 +8,7 @@ from pathlib import Path
 
 from structlog.testing import capture_logs
 
-from crdt import Store
+from crdt import Store, verify_database
 from tests.crdt.samples import OTHER_ROOM, ROOM, delivery, look, message, on_disk
 
 
@@ -76,6 +76,20 @@ async def test_a_sent_delivery_keeps_its_event_id_and_forgets_its_content(path: 
         await store.delivery_attempted("d1")
     assert look(path, "SELECT outcome, event_id, content, attempts FROM outbox") == [("sent", "$event", None, 1)]
     assert b"private" not in on_disk(path)
+
+
+async def test_a_delivery_that_is_readdressed_is_a_new_one_in_the_other_room(path: Path) -> None:
+    async with Store.open(path) as store:
+        await store.settle([], "", [delivery("d1"), delivery("d2"), delivery("d3", OTHER_ROOM)])
+        await store.delivery_attempted("d1")
+        await store.delivery_readdressed("d1", OTHER_ROOM, "for there")
+        there = delivery("d1", OTHER_ROOM, content="for there")
+        assert await store.due_deliveries() == [there, delivery("d2")]
+        await store.delivery_sent("d2", "$e")
+        await store.delivery_readdressed("d2", OTHER_ROOM, "too late")
+    async with Store.open(path) as store:
+        assert await store.due_deliveries() == [there]
+    assert verify_database(path).problems == ()
 
 
 async def test_a_dropped_delivery_keeps_its_reason_and_makes_room_for_the_next(path: Path) -> None:

@@ -37,6 +37,7 @@ CALLS: dict[str, Callable[[Store], Awaitable[object]]] = {
     "due_deliveries": lambda store: store.due_deliveries(),
     "delivery_attempted": lambda store: store.delivery_attempted("d1"),
     "delivery_sent": lambda store: store.delivery_sent("d1", "$e"),
+    "delivery_readdressed": lambda store: store.delivery_readdressed("d1", ROOM, "{}"),
     "delivery_dropped": lambda store: store.delivery_dropped("d1", "why"),
     "read_setting": lambda store: store.read_setting("device"),
     "write_settings": lambda store: store.write_settings({"device": "ABC"}),

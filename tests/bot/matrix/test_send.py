@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from bot.matrix.client import MatrixClient
-from bot.matrix.errors import EncryptedRoom, Forbidden, MatrixError, NotInRoom, Refused, Unreachable
+from bot.matrix.errors import EncryptedRoom, Forbidden, MatrixError, NotInRoom, Refused, RoomReplaced, Unreachable
 from bot.matrix.model import DELIVERY_ID_FIELD
 from tests.bot.matrix.fake import FakeHomeserver, error
 from tests.conftest import PersonMaker
@@ -102,6 +102,14 @@ async def test_a_room_without_the_bot_is_told_apart_from_one_where_it_may_not_sp
         await bot.typing(room, True)
     with pytest.raises(NotInRoom):
         await bot.find_own(await alice.create_room(), "d1")
+
+
+async def test_a_room_that_was_replaced_is_told_apart_from_one_where_it_may_not_speak(
+    bot: MatrixClient, alice: Person, room: str
+) -> None:
+    await alice.upgrade_room(room)
+    with pytest.raises(RoomReplaced, match=room):
+        await bot.send(room, "m.room.message", text("hello"), "t1")
 
 
 async def test_a_message_that_is_too_large_is_refused_for_good(bot: MatrixClient, room: str) -> None:
