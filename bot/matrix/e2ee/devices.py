@@ -125,6 +125,16 @@ class Devices:
         """Send messages to devices, as they are: `{user: {device: content}}`."""
         await self._wire.put("sendToDevice", kind, uuid4().hex, body={"messages": messages})
 
+    async def have_errands(self, left: KeysLeft | None) -> bool:
+        """Whether there is anything to `upload`, or for `begin_sessions` to do without users."""
+        machine = self._machine
+
+        def have_errands() -> bool:
+            keys = machine.own.keys_to_upload(left, LOW_KEYS)
+            return keys is not None or bool(machine.without_session(set()) or machine.olm.outgoing_to_device_messages)
+
+        return await machine.vault.run(have_errands)
+
     async def upload(self, left: KeysLeft | None) -> None:
         """Give the server what it lacks of this device's keys. `left`: what it still has, as far as that is known.
 

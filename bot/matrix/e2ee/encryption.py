@@ -155,8 +155,10 @@ class Encryption:
             if event.kind.startswith("m.key.verification."):
                 await self._verify(event)
         try:
-            await self._upload_keys(_keys_left(answer))
-            await self._devices.begin_sessions(set())
+            left = _keys_left(answer)
+            if await self._devices.have_errands(left):
+                await self._upload_keys(left)
+                await self._devices.begin_sessions(set())
             if self._trust_in_doubt and time.monotonic() >= self._trust_seen_to + TRUST_EVERY_S:
                 await self._see_to_trust()
         except (Unreachable, RateLimited, Refused) as error:
