@@ -117,7 +117,7 @@ _STORE: Final[Sequence[tuple[str, str, Callable[[Statistics], float]]]] = (
     ("musher_inbox_context_messages", "Messages that go to the model with the next turn.", lambda s: s.context),
     ("musher_outbox_deliveries", "Deliveries that are not sent yet.", lambda s: s.outbox.waiting),
     ("musher_outbox_oldest_seconds", "How long the oldest of them has waited.", lambda s: s.outbox.oldest_s),
-    ("musher_outbox_in_doubt_deliveries", "Those of them that were tried at least once.", lambda s: s.in_doubt),
+    ("musher_outbox_in_doubt_deliveries", "Those of them that may have been sent already.", lambda s: s.in_doubt),
     ("musher_log_events", "Events that the log keeps.", lambda s: s.events),
     ("musher_log_segments", "Segments that they stand in.", lambda s: s.segments),
     ("musher_log_head_seq", "Seq of the newest event; it rises by one with each.", lambda s: s.head),
