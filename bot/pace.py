@@ -183,9 +183,9 @@ class RoomPauses:
 
     def worked(self, room_id: str) -> bool:
         """Report that the room was served; returns whether it had failed before."""
-        self._served_at = self._clock()
+        before, self._served_at = self._served_at, self._clock()
         served = self._failing.pop(room_id, None)
         for failing in self._failing.values():
-            if served is not None or not failing.tried:
+            if not failing.tried or (served is not None and (served.tried or failing.since > before)):
                 failing.resume_at = self._served_at
         return served is not None and served.tried

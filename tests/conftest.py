@@ -9,10 +9,15 @@ from contextlib import AsyncExitStack
 import pytest
 import pytest_asyncio
 import structlog
+from hypothesis import settings
 
 from bot.demo.homeserver import Homeserver
 from tests.servers.model import ScriptedModel
 from tests.servers.synapse import Person
+
+# No test is by the clock: a busy machine is no failure.
+settings.register_profile("musher", deadline=None)
+settings.load_profile("musher")
 
 PersonMaker = Callable[[str], Awaitable[Person]]
 

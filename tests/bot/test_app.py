@@ -288,7 +288,7 @@ async def test_what_waits_in_inbox_and_outbox_is_worked_at_the_start(
         left_over = Delivery("musher-left-over", "!two:fake", '{"msgtype": "m.text", "body": "left over"}')
         await store.settle([], "answered", [left_over])
     async with running(make_faked()):
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             bodies = {await sent.get(), await sent.get()}
     assert "left over" in bodies
     assert any("42" in body for body in bodies)

@@ -102,7 +102,7 @@ async def test_rooms_that_fail_take_no_slots_from_those_that_do_not(
             await until(lambda room=room: post.deliveries._rooms.is_failing(room))  # type: ignore[misc]
             await post.queue(f"beside {room}", room=OTHER)
             await until(lambda room=room: f"beside {room}" in post.homeserver.texts(OTHER))  # type: ignore[misc]
-    assert len(post.homeserver.requests) == 2 * len(rooms)
+    assert len(post.homeserver.requests) <= 3 * len(rooms), "each fails once and, when others are served, once more"
 
 
 async def test_a_room_is_not_announced_that_will_have_to_wait(post: Post) -> None:

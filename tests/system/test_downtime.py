@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import pytest
+from typing import Final
 
 from tests.servers.model import ScriptedModel
 from tests.servers.synapse import Person
@@ -11,17 +11,19 @@ from tests.system.outside import event, judge, line_of, said_line, wait_until_se
 from tests.system.service import MusherProcess
 
 
-# A sync brings at most 100 events of a room: with more, the timeline is limited, and the rest has to be fetched.
-@pytest.mark.parametrize("number", [50, 150])
+NUMBER: Final = 150
+"""More than the 100 events of a room that a sync brings: the timeline is limited, and the rest has to be fetched."""
+
+
 async def test_messages_of_a_downtime_are_each_settled_once(
-    musher: MusherProcess, model: ScriptedModel, alice: Person, bob: Person, number: int
+    musher: MusherProcess, model: ScriptedModel, alice: Person, bob: Person
 ) -> None:
     room = await enter(alice, musher)
     await alice.invite(room, bob.user_id)
     await bob.join(room)
     await musher.post_events(event(42))
     await musher.stop()
-    for place in range(number):
+    for place in range(NUMBER):
         last = await (alice, bob)[place % 2].say(room, f"message {place}")
     await musher.start()
     await wait_until_settled(alice, room, last, musher.user_id)

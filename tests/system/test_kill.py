@@ -7,6 +7,7 @@ and is unlike all others.
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
@@ -22,7 +23,7 @@ from tests.system.conftest import enter
 from tests.system.outside import event, judge, line_of, wait_until_settled
 from tests.system.service import MusherProcess
 
-KILLS: Final = 20
+KILLS: Final = int(os.environ.get("MUSHER_TEST_KILLS", "6"))
 SEED: Final = 8
 LONG: Final = 120.0
 """Seconds for what may have to wait until the kills are over."""

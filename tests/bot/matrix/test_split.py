@@ -243,7 +243,7 @@ def test_a_reply_too_large_for_html_arrives_whole_as_text() -> None:
     ],
 )
 def test_hostile_replies_arrive_whole_and_soon(reply: str, budget: int) -> None:
-    assert cpu_seconds(reply, budget) < 5
+    assert cpu_seconds(reply, budget) < 20, "such a reply once took minutes"
     contents = split(reply, budget)
     assert dense(map(body, contents)) == dense([reply])
 

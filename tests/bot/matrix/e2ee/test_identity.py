@@ -16,6 +16,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from bot.matrix import KeysLost, KeysUnavailable, PickleKeyWrong
+from bot.matrix.e2ee import encryption
 from bot.matrix.e2ee.identity import Seeds
 from bot.matrix.e2ee.json_signing import is_signed
 from bot.matrix.e2ee.model import KeysLeft
@@ -176,7 +177,10 @@ async def until_logged(bot: Bot, event: str) -> None:
             await bot.sync(500)
 
 
-async def test_an_identity_that_another_client_replaces_meanwhile_is_replaced_once(bot: Bot, alice: NioPerson) -> None:
+async def test_an_identity_that_another_client_replaces_meanwhile_is_replaced_once(
+    bot: Bot, alice: NioPerson, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(encryption, "TRUST_EVERY_S", 0.0)
     await bot.sync()
     await replace_identity(bot)
     await until_logged(bot, "identity_replaced_by_another_client")
