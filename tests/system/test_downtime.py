@@ -10,7 +10,6 @@ from tests.system.conftest import enter
 from tests.system.outside import event, judge, line_of, said_line, wait_until_settled
 from tests.system.service import MusherProcess
 
-
 NUMBER: Final = 150
 """More than the 100 events of a room that a sync brings: the timeline is limited, and the rest has to be fetched."""
 
@@ -34,5 +33,5 @@ async def test_messages_of_a_downtime_are_each_settled_once(
     (session,) = await musher.command("sessions", room)
     said = [line for entry in session["transcript"] if entry["role"] == "user" for line in entry["text"].split("\n")]
     assert said == [said_line(each) for each in await alice.said(room) if each["sender"] != musher.user_id]
-    assert len(said) == number + 1
+    assert len(said) == NUMBER + 1
     assert session["turns"] == verdict.turns
