@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from crdt import CrdtError, StoreReader, verify_database
-from crdt.owner import lock_path
+from crdt.owner import lock_path, read_witness
 from tests.crdt.rot import Contents, contents, flip, parts_of, used
 from tests.soak.oracle import Findings
 from tests.system.service import PATIENCE, MusherProcess
@@ -77,11 +77,12 @@ class Decay:
     async def befall(self, chance: random.Random) -> None:
         """Damage one file; then the service may be started, upon the damage or upon the copy.
 
-        Keys that no start has looked at since they were damaged are damage enough.
+        Keys that no start has looked at since they were damaged are damage enough. So is the witness in the lock file,
+        which alone knows of commits that a cut WAL has lost, until a start has written it anew.
         """
-        if self._keys_damaged:
-            return
         path = self._musher.database
+        if self._keys_damaged or read_witness(path) is None:
+            return
         before, unreadable = await read(path)
         assert not unreadable, f"nothing was done yet, and {unreadable} can't be read"
         shutil.rmtree(self._copy, ignore_errors=True)

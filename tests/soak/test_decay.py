@@ -12,8 +12,9 @@ import pytest
 from crdt import Store
 from crdt.owner import lock_path
 from tests.crdt.samples import ROOM, delivery, events, message
-from tests.soak.decay import Ended, damage, file_of, judge_end, judge_reading, names_damage, read, verified
+from tests.soak.decay import Decay, Ended, damage, file_of, judge_end, judge_reading, names_damage, read, verified
 from tests.soak.oracle import Findings
+from tests.system.service import MusherProcess
 
 DAMAGED = "musher: the database x.db is damaged: op 3 was altered; restore a backup"
 
@@ -51,6 +52,19 @@ async def test_damage_is_found_or_does_no_harm(killed: Path, tmp_path: Path) -> 
         assert not findings, findings.wrong
         outcomes[bool(problems)] += 1
     assert min(outcomes[True], outcomes[False]) > 5
+
+
+async def test_while_the_witness_is_damaged_nothing_else_decays(killed: Path, tmp_path: Path) -> None:
+    home = tmp_path / "service" / "data"
+    shutil.copytree(killed.parent, home)
+    musher = MusherProcess(home.parent, "http://127.0.0.1:9", "@musher:localhost", "http://127.0.0.1:9")
+    faults = Counter[str]()
+    decay = Decay(musher, ["index of the WAL"], faults, Findings())
+    await decay.befall(random.Random(1))
+    assert faults.total() == 1
+    lock_path(musher.database).write_bytes(b"")
+    await decay.befall(random.Random(1))
+    assert faults.total() == 1
 
 
 def test_each_kind_is_a_file_of_its_own_or_else_the_database(killed: Path) -> None:
