@@ -21,6 +21,15 @@ settings.load_profile("musher")
 
 PersonMaker = Callable[[str], Awaitable[Person]]
 
+UNTRACED = ("tests/system/", "tests/soak/", "tests/crdt/test_state_machine.py", "tests/crdt/test_every_write.py")
+"""What these run of ours in their own process is covered elsewhere; the tracer would make them take twice as long."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if any(part in item.path.as_posix() for part in UNTRACED):
+            item.add_marker("no_cover")
+
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def synapse(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Homeserver]:
