@@ -49,7 +49,7 @@ async def test_a_room_that_fails_while_others_are_served_is_tried_less_and_less(
             await post.queue(f"{wanted}", room=OTHER)
             await until(lambda wanted=wanted: len(post.homeserver.texts(OTHER)) == wanted)  # type: ignore[misc]
             assert post.pace.open
-        waits_s = post.deliveries._rooms.left(ROOM)
+        waits_s = post.deliveries._rooms._failing[ROOM].pause_s
     assert waits_s > 5 * pace.FIRST_ROOM_PAUSE_S
 
 
