@@ -10,9 +10,7 @@ from structlog.testing import capture_logs
 
 from bot import pace
 from bot.deliver import MAX_PARALLEL_SENDS
-from bot.matrix import (
-    RateLimited,
-)
+from bot.matrix import RateLimited
 from tests.bot.edge import ROOM, eventually, until
 from tests.bot.posting import DOWN, OTHER, Post
 
