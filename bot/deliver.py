@@ -20,7 +20,7 @@ import structlog
 
 from bot import texts
 from bot.errors import MusherError
-from bot.matrix import KeysDamaged, LoggedOut, MatrixError, RateLimited, RoomReplaced, Unreachable
+from bot.matrix import KeysDamaged, LoggedOut, MatrixError, RateLimited, Refused, RoomReplaced, Unreachable
 from bot.notices import notice
 from bot.pace import Pace, RoomPauses
 from bot.trouble import Trouble
@@ -112,11 +112,14 @@ class Deliveries:
         if self._pace.open and not self._rooms.holds(room_id):
             self._sender.announce(room_id)
 
-    def queued(self, deliveries: Sequence[Delivery]) -> None:
-        """These are in the outbox now, and have never been tried before."""
+    def expect(self, deliveries: Sequence[Delivery]) -> None:
+        """These are about to be put into the outbox with their first attempt noted, which is still to come.
+
+        Told before they stand there: they may be sent from that moment on, and would be looked for as left over from an
+        earlier start.
+        """
         for delivery in deliveries:
             self._note_attempt(delivery)
-        self.wake()
 
     def wake(self) -> None:
         """There is something new in the outbox."""
@@ -265,7 +268,11 @@ class Deliveries:
         """Look for a delivery that may have arrived although its transaction id can't show it any more."""
         if not delivery.attempts or self._is_remembered(delivery):
             return None
-        return await self._sender.find_own(delivery.session_id, delivery.delivery_id)
+        try:
+            return await self._sender.find_own(delivery.session_id, delivery.delivery_id)
+        except Refused as error:  # whether the room takes it is for the send to find out
+            log.warning("delivery_not_looked_for", session=delivery.session_id, reason=str(error))
+            return None
 
     def _is_remembered(self, delivery: Delivery) -> bool:
         """Whether the homeserver still knows the transaction id, if the delivery has arrived."""

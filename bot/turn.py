@@ -108,15 +108,16 @@ class RoomSettings:
 class Turns:
     """Answers what waits in a room. `personas` maps names to instructions, `rooms` room ids to their settings.
 
-    `announce` hears of a room whose reply is about to be put into the outbox, `on_queued` what is new there and not yet
-    tried, `ended` what became of each turn.
+    `announce` hears of a room whose reply is ready, `expect` of what is about to be put into the outbox for it, `ended`
+    of what became of each turn; `queued` is called once something stands in the outbox.
     """
 
     store: TurnStore
     model: Model
     typing: Typing
     announce: Callable[[str], None]
-    on_queued: Callable[[Sequence[Delivery]], None]
+    expect: Callable[[Sequence[Delivery]], None]
+    queued: Callable[[], None]
     reached: Callable[[str], Awaitable[None]]
     personas: Mapping[str, str]
     rooms: Mapping[str, RoomSettings] = field(default_factory=dict)
@@ -133,7 +134,7 @@ class Turns:
             return await self._answer_next(session_id)
         told = notice(session_id, texts.UNEXPECTED, "broken", uuid4().hex)
         await self.store.settle([], "broken", [told])
-        self.on_queued([told])
+        self.queued()
         return False
 
     async def _answer_next(self, session_id: str) -> bool:
@@ -270,9 +271,10 @@ class Turns:
             msgtype=_NOTICE if failed else _TEXT,
         )
         deliveries = [_delivery(turn, part, content) for part, content in enumerate(contents)]
+        self.expect(deliveries)
         while not await self._stored(turn, reply, deliveries, failed=failed):  # noqa: ASYNC110 - nobody tells of room
             await asyncio.sleep(STORE_RETRY_S)
-        self.on_queued(deliveries)
+        self.queued()
 
     async def _stored(self, turn: Turn, reply: str, deliveries: Sequence[Delivery], *, failed: bool) -> bool:
         """Complete the turn; `False` while the store can't. The reply is kept then: asking again would cost another."""

@@ -69,7 +69,8 @@ class Room:
             model=model,
             typing=typing,
             announce=announced.append,
-            on_queued=lambda _: queued.append(None),
+            expect=lambda _: None,
+            queued=lambda: queued.append(None),
             reached=nowhere,
             personas={"default": "Be brief.", "dispatcher": "Speak like a dispatcher."},
         )

@@ -114,6 +114,7 @@ class Homeserver:
     events: dict[str, Sent] = field(default_factory=dict)
     trouble: dict[str, deque[Exception | asyncio.Event]] = field(default_factory=dict)
     loses_answer: set[str] = field(default_factory=set)
+    refuses_search: Exception | None = None
 
     def fail(self, room_id: str, *troubles: Exception | asyncio.Event) -> None:
         self.trouble.setdefault(room_id, deque()).extend(troubles)
@@ -139,6 +140,8 @@ class Homeserver:
 
     async def find_own(self, room_id: str, delivery_id: str) -> str | None:
         self.looked_for.append(delivery_id)
+        if self.refuses_search is not None:
+            raise self.refuses_search
         return f"$event-of-{delivery_id}" if delivery_id in self.events else None
 
 

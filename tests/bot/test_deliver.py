@@ -81,8 +81,8 @@ async def test_the_first_attempt_is_noted_before_it_is_made(post: Post) -> None:
 
 async def test_what_was_queued_as_attempted_is_sent_without_another_commit(post: Post) -> None:
     told = Delivery("d1", ROOM, '{"body": "one"}', attempts=1, first_attempt_at=0.0)
+    post.deliveries.expect([told])
     await post.store.settle([], "answered", [told])
-    post.deliveries.queued([told])
     commits = post.store._database.commits
     await post.work()
     assert post.homeserver.texts() == ["one"]
@@ -131,6 +131,17 @@ async def test_a_delivery_that_an_earlier_start_has_tried_is_looked_for_first(po
     await post.work()
     assert post.homeserver.looked_for == [delivery_id]
     assert len(post.homeserver.requests) == (1 if arrived else 2)
+    assert post.homeserver.texts() == ["one"]
+
+
+async def test_a_delivery_that_can_not_be_looked_for_is_sent(post: Post) -> None:
+    await post.queue("one")
+    post.homeserver.fail(ROOM, DOWN)
+    await post.deliveries.send_due()
+    post.login += 1
+    post.homeserver.refuses_search = Refused("https://example.org", "M_NOT_FOUND", "Unrecognized request")
+    await post.work()
+    assert len(post.homeserver.looked_for) == 1
     assert post.homeserver.texts() == ["one"]
 
 

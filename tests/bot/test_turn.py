@@ -295,6 +295,22 @@ async def test_a_reply_is_in_doubt_from_its_commit_on(room: Room) -> None:
     assert before <= reply.first_attempt_at <= time.time()
 
 
+async def test_a_reply_is_expected_before_it_can_be_sent_and_queued_once_it_can(room: Room) -> None:
+    told: list[tuple[str, int]] = []
+
+    def commits() -> int:
+        return room.store._database.commits
+
+    room.change(
+        expect=lambda deliveries: told.append((deliveries[0].session_id, commits())),
+        queued=lambda: told.append(("queued", commits())),
+    )
+    await room.says("hello")
+    await room.answer()
+    before = told[0][1]
+    assert told == [(ROOM, before), ("queued", before + 1)]
+
+
 async def test_deliveries_have_ids_of_the_message_and_carry_them(room: Room) -> None:
     room.model.tell("word " * 40_000)
     await room.says("tell me everything")
