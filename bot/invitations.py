@@ -6,6 +6,7 @@ Open invitations are kept in memory only: the homeserver tells of them again at 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import Counter
 from typing import Final, Protocol
 
@@ -53,12 +54,11 @@ class Invitations:
     async def run(self) -> None:
         """Answer for as long as the service lives."""
         while True:
-            await self._news.wait()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(RETRY_AFTER_S if self._open else None):
+                    await self._news.wait()
             self._news.clear()
             await self.answer_open()
-            if self._open:
-                self._news.set()
-                await asyncio.sleep(RETRY_AFTER_S)
 
     async def answer_open(self) -> None:
         """Answer each open invitation once. A fault leaves it open, up to a limit of tries."""

@@ -102,6 +102,42 @@ async def test_a_join_that_fails_in_passing_is_tried_again_while_others_are_answ
     assert rooms.joined == [OTHER, ROOM]
 
 
+async def test_an_invitation_that_comes_while_another_is_answered_does_not_wait_for_a_retry(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(invitations, "RETRY_AFTER_S", 3600)
+
+    class Busy(Rooms):
+        async def join(self, room_id: str) -> None:
+            if room_id == ROOM:
+                answering.came(Invite(OTHER, ALICE))
+            await super().join(room_id)
+
+    rooms = Busy()
+    answering = answers(rooms)
+    running = asyncio.create_task(answering.run())
+    answering.came(Invite(ROOM, ALICE))
+    await until(lambda: len(rooms.joined) == 2)
+    running.cancel()
+    await asyncio.wait({running})
+
+
+async def test_an_invitation_that_comes_while_another_waits_for_a_retry_is_answered(
+    rooms: Rooms, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(invitations, "RETRY_AFTER_S", 3600)
+    rooms.join_troubles[ROOM] = deque([DOWN] * 10)
+    answering = answers(rooms)
+    running = asyncio.create_task(answering.run())
+    answering.came(Invite(ROOM, ALICE))
+    await until(lambda: rooms.tried_to_join)
+    answering.came(Invite(OTHER, ALICE))
+    await until(lambda: rooms.joined)
+    running.cancel()
+    await asyncio.wait({running})
+    assert rooms.joined == [OTHER]
+
+
 async def test_a_room_that_can_never_be_joined_is_given_up(rooms: Rooms) -> None:
     rooms.join_troubles[ROOM] = deque([DOWN] * 1000)
     invitations = answers(rooms)
