@@ -15,6 +15,9 @@ from bot.demo.homeserver import Homeserver
 from tests.servers.model import ScriptedModel
 from tests.servers.synapse import Person
 
+# Its assertions are a judgement, too: they are to say what they saw.
+pytest.register_assert_rewrite("tests.system.outside")
+
 # No test is by the clock: a busy machine is no failure.
 settings.register_profile("musher", deadline=None)
 settings.load_profile("musher")

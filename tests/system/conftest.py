@@ -14,9 +14,6 @@ from tests.servers.model import ScriptedModel
 from tests.servers.synapse import PASSWORD, Person
 from tests.system.service import MusherProcess, Sections
 
-# Its assertions are the judgement: they are to say what they saw.
-pytest.register_assert_rewrite("tests.system.outside")
-
 
 class MusherMaker(Protocol):
     """Makes a Musher that is not started yet; `sections` go over its usual configuration."""
