@@ -17,10 +17,10 @@ from typing import Any, Final, TypeVar, TypeVarTuple, Unpack
 from urllib.parse import quote
 
 import structlog
-from nio.store import SqliteStore  # type: ignore[import-untyped]
 from peewee import DatabaseError, PeeweeException  # type: ignore[import-untyped]
 
 from bot.matrix.e2ee import sums
+from bot.matrix.e2ee.key_store import KeyStore
 from bot.matrix.errors import KeysDamaged, KeysUnavailable, PickleKeyWrong
 
 log = structlog.get_logger(__name__)
@@ -92,7 +92,7 @@ class Vault:
         os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
         path.chmod(0o600)
         _check_header(path)
-        self.store = SqliteStore(user_id, device_id, str(path.parent), self.pickle_key(), path.name)
+        self.store = KeyStore(user_id, device_id, str(path.parent), self.pickle_key(), path.name)
         self._opened.append(self.store)
         ((sound,),) = self.sql("PRAGMA integrity_check(1)")
         if sound != "ok":
