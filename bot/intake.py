@@ -49,6 +49,8 @@ PATIENCE_S: Final = 15.0
 STORE_RETRY_S: Final = 1.0
 """Pause before a store that could not take something in is asked again."""
 BROKEN_RETRY_S: Final = 5.0
+SYNCS_APART_S: Final = 1.0
+"""While something fails. The bot's own replies, of which only the answer was lost, would each cost a sync."""
 LOGIN_EVERY_S: Final = 4.0
 
 
@@ -115,7 +117,7 @@ class Intake:
         self._left = left
         self._queued = queued
         self._unreadable = unreadable
-        self._logged_in_at = -math.inf
+        self._logged_in_at = self._synced_at = -math.inf
         self._sync_trouble = Trouble("sync_failed")
         self._store_trouble = Trouble("sync_not_stored", level="error")
         self._unforeseen = Trouble("sync_broke", level="error")
@@ -127,7 +129,9 @@ class Intake:
             LoginRefused, LoggedOut: the login was ended, and there is no way back in.
         """
         while True:
+            await self._pace.spare(self._synced_at, SYNCS_APART_S)
             await self._pace.ready()
+            self._synced_at = self._pace.clock()
             try:
                 since = await self._step(since)
             except LoggedOut as error:

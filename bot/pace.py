@@ -7,6 +7,7 @@ what becomes of it. So the rate of a fault is that of the pauses, however many r
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 import time
 from collections.abc import Callable
@@ -23,6 +24,8 @@ PROBE_S: Final = 4.0
 """How long the others wait for a probe that hangs, before the next one goes out."""
 LOOK_EVERY_S: Final = 0.1
 """How soon those that wait notice that a probe has worked."""
+AFTERMATH_S: Final = 10.0
+"""How long after a failure the homeserver is to be spared, even though it answers: it may fail at some things only."""
 
 
 class Pace:
@@ -38,6 +41,7 @@ class Pace:
         self._asked_until = 0.0
         self._probe_until = 0.0
         self._recovering = False
+        self._failed_at = -math.inf
         self._trouble = Trouble("homeserver_pause", level="info", clock=clock)
 
     @property
@@ -50,6 +54,11 @@ class Pace:
         while not self._may_go():
             left = self._pause_left()
             await asyncio.sleep(left if left > 0 else LOOK_EVERY_S)
+
+    async def spare(self, since: float, seconds: float) -> None:
+        """Wait until `seconds` after the moment `since`, where something has failed within the last seconds."""
+        if self.clock() - self._failed_at < AFTERMATH_S:
+            await asyncio.sleep(since + seconds - self.clock())
 
     def _pause_left(self) -> float:
         return max(self._resume_at, self._asked_until) - self.clock()
@@ -76,6 +85,7 @@ class Pace:
 
         When the homeserver is in doubt already, this is a failure like any other.
         """
+        self._failed_at = self.clock()
         if self.open:
             self._recovering = True
         else:
@@ -84,6 +94,7 @@ class Pace:
     def silent(self) -> None:
         """Report that an answer is overdue: whoever has something new to ask waits for a probe."""
         self._recovering = True
+        self._failed_at = self.clock()
         self._trouble.met("silence")
 
     def failed(self, error: Exception) -> None:
@@ -91,7 +102,7 @@ class Pace:
 
         A failure that is reported while a pause is on belongs to that pause; only the server's own wish prolongs it.
         """
-        now = self.clock()
+        self._failed_at = now = self.clock()
         if isinstance(error, RateLimited):
             self._asked_until = max(self._asked_until, now + error.retry_after_s)
         if self._resume_at <= now:

@@ -17,7 +17,7 @@ from typing import Any, Final, TypeVar
 
 T = TypeVar("T")
 
-SHARE_S: Final = 1.5
+SHARE_S: Final = 2.0
 
 
 @dataclass(frozen=True, slots=True)

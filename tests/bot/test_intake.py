@@ -98,6 +98,7 @@ async def door(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator
     monkeypatch.setattr(pace, "LONGEST_PAUSE_S", 0.002)
     monkeypatch.setattr(pace, "LOOK_EVERY_S", 0.001)
     monkeypatch.setattr(intake, "STORE_RETRY_S", 0.001)
+    monkeypatch.setattr(intake, "SYNCS_APART_S", 0.001)
     async with Store.open(tmp_path / "musher.db") as store:
         yield Door(store, Rooms(), Health("sync"))
 

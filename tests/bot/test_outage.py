@@ -128,7 +128,7 @@ class Bot:
 def clock(monkeypatch: pytest.MonkeyPatch) -> VirtualTime:
     clock = VirtualTime()
     for module in ("bot.pace", "bot.invitations"):
-        virtual = SimpleNamespace(sleep=clock.sleep, Event=asyncio.Event)
+        virtual = SimpleNamespace(sleep=clock.sleep, timeout=clock.timeout, Event=asyncio.Event)
         monkeypatch.setattr(f"{module}.asyncio", virtual)
     return clock
 

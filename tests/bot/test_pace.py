@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
 from itertools import pairwise
 from types import SimpleNamespace
 
@@ -10,7 +11,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from bot.matrix import RateLimited, Unreachable
-from bot.pace import LONGEST_PAUSE_S, PROBE_S, SHARE_S, Pace, RoomPauses
+from bot.pace import AFTERMATH_S, LONGEST_PAUSE_S, PROBE_S, SHARE_S, Pace, RoomPauses
 
 DOWN = Unreachable("https://example.org", "no connection")
 
@@ -29,6 +30,20 @@ class VirtualTime:
         sleeper: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._sleepers.append((self.now + seconds, sleeper))
         await sleeper
+
+    @asynccontextmanager
+    async def timeout(self, seconds: float | None) -> AsyncIterator[None]:
+        async with asyncio.timeout(None) as limit:
+            ends = asyncio.create_task(self._end(limit, seconds)) if seconds is not None else None
+            try:
+                yield
+            finally:
+                if ends is not None:
+                    ends.cancel()
+
+    async def _end(self, limit: asyncio.Timeout, seconds: float) -> None:
+        await self.sleep(seconds)
+        limit.reschedule(asyncio.get_running_loop().time())
 
     async def pass_by(self, seconds: float, step: float = 0.05) -> None:
         end = self.now + seconds
@@ -123,6 +138,23 @@ async def test_in_silence_those_with_something_new_to_ask_wait_for_one_that_trie
         "homeserver_pause",
         "homeserver_pause_over",
     ]
+
+
+@pytest.mark.parametrize("fails", [Pace.doubted, Pace.failed], ids=["doubted", "failed"])
+async def test_for_a_while_after_a_failure_what_can_wait_is_asked_a_little_later(
+    pace: Pace, clock: VirtualTime, fails: Callable[[Pace, Exception], None]
+) -> None:
+    await pace.spare(clock.now, 1.0)
+    fails(pace, DOWN)
+    pace.worked()
+    asked_at = clock.now
+    waiting = asyncio.create_task(pace.spare(asked_at, 1.0))
+    await clock.pass_by(0.9)
+    assert not waiting.done()
+    await clock.pass_by(0.2)
+    await waiting
+    await clock.pass_by(AFTERMATH_S)
+    await pace.spare(clock.now, 1.0)
 
 
 async def test_a_doubt_that_proves_right_is_a_failure(pace: Pace, clock: VirtualTime) -> None:
