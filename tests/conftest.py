@@ -24,13 +24,22 @@ settings.load_profile("musher")
 
 PersonMaker = Callable[[str], Awaitable[Person]]
 
-UNTRACED = ("tests/system/", "tests/soak/", "tests/crdt/test_state_machine.py", "tests/crdt/test_every_write.py")
-"""What these run of ours in their own process is covered elsewhere; the tracer would make them take twice as long."""
+UNTRACED = (
+    "tests/system/",
+    "tests/soak/",
+    "tests/crdt/test_state_machine.py",
+    "tests/crdt/test_every_write.py",
+    "tests/bot/matrix/test_split.py",
+    "tests/test_architecture.py",
+)
+"""What these run of ours in their own process is covered elsewhere; the tracer would make them take many times as long.
+So it is with properties, which repeat a hundred times what examples show once."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        if any(part in item.path.as_posix() for part in UNTRACED):
+        is_property = getattr(getattr(item, "obj", None), "is_hypothesis_test", False)
+        if is_property or any(part in item.path.as_posix() for part in UNTRACED):
             item.add_marker("no_cover")
 
 
