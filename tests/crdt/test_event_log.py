@@ -283,7 +283,7 @@ async def test_a_sealed_segment_is_compacted_only_where_that_pays(path: Path, mo
 
 
 async def test_compaction_keeps_what_is_there_and_what_comes_after(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("crdt.event_log.COMPACT_AFTER_OPS", 10)
+    monkeypatch.setattr("crdt.event_log.COMPACT_LIVE_AFTER_OPS", 10)
     monkeypatch.setattr("crdt.event_log.COMPACT_SEALED_AFTER_OPS", 1)
     async with Store.open(path, segment_events=25) as store:
         for number in range(1, 61):

@@ -80,7 +80,7 @@ class StoreMachine(RuleBasedStateMachine):
         super().__init__()
         self.patches = [
             patch("crdt.sessions.ROLL_AFTER_ENTRIES", ROLL_AFTER),
-            patch("crdt.event_log.COMPACT_AFTER_OPS", 6),
+            patch("crdt.event_log.COMPACT_LIVE_AFTER_OPS", 6),
             patch("crdt.event_log.COMPACT_SEALED_AFTER_OPS", 3),
             patch("crdt.event_log.SEALED_SEGMENTS_IN_MEMORY", 2),
             patch("crdt.sessions.SESSIONS_IN_MEMORY", 1),
