@@ -11,7 +11,6 @@ import sys
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from unittest.mock import patch
 
 import pytest
 
@@ -57,8 +56,7 @@ def fill(folder: Path, act: Callable[[Store], Awaitable[object]]) -> None:
         async with Store.open(folder / "musher.db", sled_id="build-1", segment_events=5) as store:
             await act(store)
 
-    with patch("crdt.event_log.COMPACT_SEALED_AFTER_OPS", 1):
-        asyncio.run(run())
+    asyncio.run(run())
 
 
 async def one_turn(store: Store) -> None:

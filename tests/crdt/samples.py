@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from crdt import Delivery, Message, PipelineEvent, audit_line, parse_audit_line
+from crdt.schema import prepare, unpacked
 
 ROOM = "!room:example.org"
 OTHER_ROOM = "!other"
@@ -72,6 +73,19 @@ def alter(database: Path, statement: str, *parameters: object) -> int:
     finally:
         connection.close()
     return changed
+
+
+def unpack_snapshots(database: Path) -> None:
+    """Make snapshots as they were before the fifth schema."""
+    name = "(SELECT name FROM documents WHERE documents.doc_id = snapshots.doc_id)"
+    connection = sqlite3.connect(database)
+    prepare(connection)
+    connection.create_function("unpacked", 1, unpacked)
+    connection.execute(
+        f"UPDATE snapshots SET checksum = row_checksum({name}, ops, unpacked(data)), data = unpacked(data)"
+    )
+    connection.commit()
+    connection.close()
 
 
 def look(database: Path, query: str, *parameters: object) -> list[Any]:

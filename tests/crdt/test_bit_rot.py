@@ -89,7 +89,6 @@ async def read_store(store: Store) -> Parts:
 
 @pytest.fixture
 async def patient(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Patient:
-    monkeypatch.setattr("crdt.event_log.COMPACT_SEALED_AFTER_OPS", 1)
     folder = tmp_path / "patient"
     path = folder / "alive" / "musher.db"
     async with Store.open(path, sled_id="build-1", segment_events=SEGMENT_EVENTS) as store:

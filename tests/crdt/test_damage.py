@@ -17,7 +17,6 @@ Use = Callable[[Store], Awaitable[object]]
 async def full(path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A closed database with something in every table: 3 sealed segments (snapshots), a live one (ops), a session."""
     monkeypatch.setattr("crdt.event_log.COMPACT_LIVE_AFTER_OPS", 1000)
-    monkeypatch.setattr("crdt.event_log.COMPACT_SEALED_AFTER_OPS", 1)
     async with Store.open(path, sled_id="build-1", segment_events=5) as store:
         await store.append_events(events(1, 16))
         await store.housekeep()

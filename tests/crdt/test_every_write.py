@@ -116,7 +116,6 @@ def open_store(path: Path) -> Store:
 def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have the log compacted early, and let no time pass, so that a step repeated gives the same."""
     monkeypatch.setattr("crdt.event_log.COMPACT_LIVE_AFTER_OPS", 4)
-    monkeypatch.setattr("crdt.event_log.COMPACT_SEALED_AFTER_OPS", 1)
     monkeypatch.setattr("crdt.store._now_ms", lambda: 1_800_000_000_000)
 
 

@@ -81,7 +81,6 @@ class StoreMachine(RuleBasedStateMachine):
         self.patches = [
             patch("crdt.sessions.ROLL_AFTER_ENTRIES", ROLL_AFTER),
             patch("crdt.event_log.COMPACT_LIVE_AFTER_OPS", 6),
-            patch("crdt.event_log.COMPACT_SEALED_AFTER_OPS", 3),
             patch("crdt.event_log.SEALED_SEGMENTS_IN_MEMORY", 2),
             patch("crdt.sessions.SESSIONS_IN_MEMORY", 1),
             patch("crdt.inbox.MAX_CONTEXT", MAX_CONTEXT),

@@ -190,7 +190,6 @@ async def test_housekeeping_that_fails_is_logged_and_tried_again(path: Path, mon
         compacted.set()
         raise StoreDamaged("musher.db", "broken")
 
-    monkeypatch.setattr("crdt.event_log.COMPACT_SEALED_AFTER_OPS", 1)
     async with Store.open(path, segment_events=3) as store:
         with monkeypatch.context() as broken, capture_logs() as logs:
             broken.setattr("crdt.documents.Documents.compact", fail)

@@ -13,7 +13,6 @@ from tests.crdt.care.life import live
 @pytest.fixture
 async def full(path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A closed database after such a life; its log has three sealed segments, compacted, and a live one."""
-    monkeypatch.setattr("crdt.event_log.COMPACT_SEALED_AFTER_OPS", 1)
     async with Store.open(path, sled_id="build-1", segment_events=5) as store:
         await live(store)
     return path

@@ -20,9 +20,9 @@ from crdt import (
 )
 from crdt.log_entries import encode_event
 from crdt.owner import lock_path
-from crdt.schema import MIGRATIONS, prepare
+from crdt.schema import MIGRATIONS, prepare, unpacked
 from tests.crdt.care.life import live
-from tests.crdt.samples import ROOM, alter, event, events, look
+from tests.crdt.samples import ROOM, alter, event, events, look, unpack_snapshots
 
 
 async def test_a_database_is_verified_beside_its_owner(path: Path) -> None:
@@ -144,6 +144,18 @@ async def test_a_database_of_the_first_schema_is_brought_up_to_date(path: Path, 
         assert store.sled_id == "build-1"
         assert await store.append_event(event(1)) == 1
     assert verify_database(path).problems == ()
+
+
+async def test_snapshots_of_the_fourth_schema_are_packed_and_an_altered_one_is_refused_by_name(full: Path) -> None:
+    unpack_snapshots(full)
+    alter(full, "PRAGMA user_version = 4")
+    alter(full, "UPDATE snapshots SET data = zeroblob(40) WHERE doc_id = 2")
+    async with Store.open(full, segment_events=5) as store:
+        assert [one.event_seq for one in await store.read_events(after=10)] == list(range(11, 18))
+        with pytest.raises(StoreDamaged, match="snapshot of document log/build-1/2 was altered"):
+            await store.read_events(after=5, limit=5)
+    assert all(unpacked(data) for (data,) in look(full, "SELECT data FROM snapshots WHERE doc_id <> 2"))
+    assert verify_database(full).problems == ("the snapshot of document log/build-1/2 was altered",)
 
 
 async def test_a_schema_number_that_was_altered_is_refused(full: Path) -> None:
