@@ -31,7 +31,7 @@ class Room:
         await self.store.admit([message(f"${n}", text, **fields) for n, text in zip(keys, said, strict=True)])
 
     async def answer(self) -> None:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while await self.turns.answer_next(ROOM):
                 pass
 

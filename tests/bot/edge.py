@@ -30,7 +30,7 @@ async def nowhere(_point: str) -> None:
     """Stop at no pause point."""
 
 
-async def until(condition: Callable[[], T | None], timeout_s: float = 5.0) -> T:
+async def until(condition: Callable[[], T | None], timeout_s: float = 30.0) -> T:
     """Let the others run until `condition()` is something true, and return that."""
     async with asyncio.timeout(timeout_s):
         while not (found := condition()):  # noqa: ASYNC110 - it asks about things that send no signal
@@ -38,7 +38,7 @@ async def until(condition: Callable[[], T | None], timeout_s: float = 5.0) -> T:
     return found
 
 
-async def eventually(question: Callable[[], Awaitable[T | None]], timeout_s: float = 5.0) -> T:
+async def eventually(question: Callable[[], Awaitable[T | None]], timeout_s: float = 30.0) -> T:
     """Ask again until the answer is something true, and return that."""
     async with asyncio.timeout(timeout_s):
         while not (found := await question()):  # noqa: ASYNC110 - as above

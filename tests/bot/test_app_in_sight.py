@@ -106,7 +106,7 @@ async def running(config: Config) -> AsyncIterator[Started]:
         yield started.result()
     finally:
         stop.set()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             await service
 
 

@@ -328,7 +328,7 @@ async def test_an_outbox_that_can_not_be_read_ends_the_service_with_that_error(p
     await post.queue("one")
     await post.store._database.write(lambda connection: connection.execute("UPDATE outbox SET content = 'forged'"))
     async with post.running() as task:
-        await asyncio.wait({task}, timeout=5)
+        await asyncio.wait({task}, timeout=30)
     assert "StoreDamaged" in repr(task.exception())
 
 

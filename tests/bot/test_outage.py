@@ -233,5 +233,5 @@ async def test_a_service_spares_a_homeserver_that_fails_and_is_back_within_5_s(
 
 async def _ended(stop: asyncio.Event, service: asyncio.Task[None]) -> None:
     stop.set()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         await service

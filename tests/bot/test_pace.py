@@ -78,7 +78,7 @@ def pause_of(pace: Pace, clock: VirtualTime) -> float:
 
 
 async def test_without_a_failure_nobody_waits(pace: Pace) -> None:
-    await asyncio.wait_for(pace.ready(), 1)
+    await asyncio.wait_for(pace.ready(), 30)
 
 
 async def test_after_a_failure_one_goes_out_and_the_others_wait_until_that_has_worked(
@@ -341,7 +341,7 @@ async def test_while_a_room_fails_others_are_tried_at_moments_of_their_own_until
     await clock.pass_by(0.3)
     assert waiting[1].done()
     assert rooms.left("!bad") <= 0
-    await asyncio.wait_for(rooms.ready("!third"), 1)
+    await asyncio.wait_for(rooms.ready("!third"), 30)
 
 
 async def test_a_room_whose_send_was_under_way_shows_the_others_that_one_fails_alone(

@@ -194,7 +194,7 @@ async def test_housekeeping_that_fails_is_logged_and_tried_again(path: Path, mon
         with monkeypatch.context() as broken, capture_logs() as logs:
             broken.setattr("crdt.documents.Documents.compact", fail)
             await store.append_events(events(1, 3))
-            await asyncio.wait_for(compacted.wait(), 10)
+            await asyncio.wait_for(compacted.wait(), 30)
             await store.read_llm_session(ROOM)
         assert "housekeeping_failed" in [entry["event"] for entry in logs]
         assert await store.append_events(events(4, 9)) == [4, 5, 6, 7, 8, 9]

@@ -20,7 +20,7 @@ from bot.demo.person import LONG_POLL_S
 T = TypeVar("T")
 RoomEvent = dict[str, Any]
 """A Matrix event as the homeserver gives it to clients."""
-PATIENCE = 20.0
+PATIENCE = 60.0
 """Seconds to wait for something that should happen, before the test fails."""
 PASSWORD = "correct horse battery staple"
 

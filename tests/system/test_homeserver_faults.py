@@ -182,7 +182,7 @@ async def test_a_token_that_is_ended_without_a_password_ends_the_service_with_ad
     await musher.start()
     await enter(alice, musher)
     await log_out_everywhere(synapse, musher.user_id)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         await musher.wait_until_ended()
     await musher.kill()
     said = musher.tail().splitlines()[-1]

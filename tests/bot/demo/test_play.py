@@ -70,7 +70,7 @@ async def ended(process: int) -> None:
     over = asyncio.Event()
     asyncio.get_running_loop().add_reader(process, over.set)
     try:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             await over.wait()
     finally:
         asyncio.get_running_loop().remove_reader(process)

@@ -146,7 +146,7 @@ async def test_a_client_that_leaves_in_mid_body_stores_nothing_and_frees_its_pla
             assert (await connection.answer()).status == 100
             await connection.send(BODY[:10])
             connection.writer.transport.abort()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while (await post(server.port, BODY)).status != 202:
             pass
     assert len(append.calls) == 1

@@ -204,7 +204,7 @@ async def test_a_client_that_leaves_during_the_commit_does_not_undo_it(caplog: p
                 leaver.writer.transport.abort()
             assert (await get(server.port, "/healthz")).status == 200
             append.let_go.set()
-            await asyncio.wait_for(append.done.wait(), 10)
+            await asyncio.wait_for(append.done.wait(), 30)
             assert (await post(server.port, event("1"))).status == 202
     assert [line["event"] for line in logs] == ["events_accepted", "events_accepted"]
     assert caplog.records == []

@@ -45,7 +45,7 @@ class Log:
             return len(self.taken)
 
     async def until(self, happened: Callable[[], bool]) -> None:
-        async with asyncio.timeout(10), self.changed:
+        async with asyncio.timeout(30), self.changed:
             await self.changed.wait_for(happened)
 
 
@@ -146,7 +146,7 @@ async def test_github_is_taken_when_the_log_recovers_in_time_and_nothing_is_lost
             disk.append, [], "127.0.0.1", 0, Health(), sources=[source("github")], append_gap=disk.append_gap
         ) as server:
             delivery = asyncio.create_task(deliver(server.port, "github", BODY, github("issues", BODY)))
-            await asyncio.wait_for(disk.refused.wait(), 10)
+            await asyncio.wait_for(disk.refused.wait(), 30)
             disk.full = False
             assert (await delivery).json["accepted"] == 1
         assert [event.story_id for event in await store.read_events()] == ["octo/hello#5"]

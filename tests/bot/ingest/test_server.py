@@ -236,7 +236,7 @@ async def test_a_stop_does_not_wait_for_a_body_that_never_ends(
     append: RecordingAppend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(server_module, "_STOP_SECONDS", 0.05)
-    async with asyncio.timeout(10), AsyncExitStack() as outliving:
+    async with asyncio.timeout(30), AsyncExitStack() as outliving:
         async with IngestServer(append, [TOKEN], "127.0.0.1", 0, Health(), body_seconds=3_600) as server:
             connection = await outliving.enter_async_context(connect(server.port))
             await connection.send(head(Content_Length="80", Expect="100-continue"))
