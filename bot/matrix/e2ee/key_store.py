@@ -1,7 +1,7 @@
-"""nio's key store, with plain SQL for what a room of many people does once for each of their devices.
+"""nio's key store, with plain SQL for what there is thousands of: devices, sessions with them, and keys of rooms.
 
-nio compares each device that it loads with all those before, and binds its tables anew for each row that it writes.
-The tables stay nio's own (`nio.store.models`, version 2).
+nio compares each device that it loads with all those before, asks a question more for each row that it reads, and binds
+its tables anew for each that it writes. The tables stay nio's own (`nio.store.models`, version 2).
 """
 
 from __future__ import annotations
@@ -9,7 +9,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-from nio.crypto import DeviceStore, OlmAccount, OlmDevice, Session, TrustState  # type: ignore[import-untyped]
+from nio.crypto import (  # type: ignore[import-untyped]
+    DeviceStore,
+    GroupSessionStore,
+    InboundGroupSession,
+    OlmAccount,
+    OlmDevice,
+    Session,
+    TrustState,
+)
 from nio.store import SqliteStore  # type: ignore[import-untyped]
 
 _ACCOUNT_ID: Final = "(SELECT id FROM accounts WHERE user_id = ? AND device_id = ?)"
@@ -32,6 +40,8 @@ _LOAD_DEVICES: Final = f"""
     JOIN keys AS curve25519 ON curve25519.device_id = device.id AND curve25519.key_type = 'curve25519'
     LEFT JOIN devicetruststate AS trust ON trust.device_id = device.id
     WHERE account_id = {_ACCOUNT_ID} ORDER BY device.id"""
+_LOAD_ROOM_KEYS: Final = f"""
+    SELECT room_id, sender_key, fp_key, session FROM megolminboundsessions WHERE account_id = {_ACCOUNT_ID}"""
 _DATE: Final = "%Y-%m-%d %H:%M:%S.%f"
 """Of nio's `DateField`."""
 
@@ -72,6 +82,15 @@ class KeyStore(SqliteStore):  # type: ignore[misc]
                 deleted=bool(deleted),
                 trust_state=TrustState(state or TrustState.unset),
             )
+        return store
+
+    def load_inbound_group_sessions(self) -> GroupSessionStore:
+        """All keys of rooms. None was forwarded: `Machine` takes a key from the device that made it alone."""
+        store = GroupSessionStore()
+        rows = self.database.execute_sql(_LOAD_ROOM_KEYS, self._owner)
+        for room_id, sender_key, ed25519, pickle in rows:
+            key = InboundGroupSession.from_pickle(pickle, ed25519, sender_key, room_id, self.pickle_key)
+            store[room_id][sender_key][key.id] = key
         return store
 
     @property

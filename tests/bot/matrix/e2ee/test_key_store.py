@@ -7,13 +7,20 @@ from typing import Any
 
 import pytest
 import vodozemac
-from nio.crypto import OlmAccount, OlmDevice, OutboundSession, TrustState  # type: ignore[import-untyped]
+from nio.crypto import (  # type: ignore[import-untyped]
+    InboundGroupSession,
+    OlmAccount,
+    OlmDevice,
+    OutboundSession,
+    TrustState,
+)
 from nio.store import SqliteStore  # type: ignore[import-untyped]
 
 from bot.matrix.e2ee.key_store import KeyStore
 
 ME = ("@bot:example.org", "SLED")
 ALICE = "@älice:example.org"
+ROOM = "!room:example.org"
 STORES = [SqliteStore, KeyStore]
 
 
@@ -56,6 +63,8 @@ def test_what_one_writes_the_other_reads(tmp_path: Path, writes: Any, reads: Any
     gone.deleted = True
     store.save_device_keys({ALICE: {gone.id: gone}})
     store.verify_device(laptop)
+    key = InboundGroupSession(vodozemac.GroupSession().session_key.to_base64(), "ed of PHONE", "curve of PHONE", ROOM)
+    store.save_inbound_group_session(key)
     store.database.close()
 
     store = opened(reads, tmp_path)
@@ -64,6 +73,10 @@ def test_what_one_writes_the_other_reads(tmp_path: Path, writes: Any, reads: Any
     ((sender_key, (kept,)),) = store.load_sessions().items()
     assert (sender_key, kept.id) == ("curve of PHONE", session.id)
     assert abs(kept.creation_time - session.creation_time).total_seconds() < 1
+    (read_key,) = store.load_inbound_group_sessions()
+    assert (read_key.id, read_key.ed25519, read_key.sender_key, read_key.room_id, read_key.first_known_index) == (
+        *(key.id, "ed of PHONE", "curve of PHONE", ROOM, 0),
+    )
     assert listed(store) == [
         (ALICE, "PHONE", "ed of PHONE", "curve of PHONE", "Älices Telefon", False, TrustState.unset),
         (ALICE, "LAPTOP", "ed of LAPTOP", "curve of LAPTOP", "", False, TrustState.verified),
@@ -72,14 +85,17 @@ def test_what_one_writes_the_other_reads(tmp_path: Path, writes: Any, reads: Any
     store.database.close()
 
 
-def test_all_devices_are_loaded_by_one_statement(tmp_path: Path) -> None:
+def test_all_devices_and_all_keys_of_rooms_are_loaded_by_one_statement_each(tmp_path: Path) -> None:
     store = opened(KeyStore, tmp_path)
     store.save_account(OlmAccount())
     store.save_device_keys({ALICE: {f"D{n}": device(f"D{n}") for n in range(50)}})
+    for _ in range(50):
+        session_key = vodozemac.GroupSession().session_key.to_base64()
+        store.save_inbound_group_session(InboundGroupSession(session_key, "ed", "curve", ROOM))
     statements: list[str] = []
     store.database.connection().set_trace_callback(statements.append)
-    assert len(listed(store)) == 50
-    assert len(statements) == 1
+    assert len(listed(store)) == len(list(store.load_inbound_group_sessions())) == 50
+    assert len(statements) == 2
     store.database.close()
 
 
