@@ -11,6 +11,8 @@ import asyncio
 import sys
 import tempfile
 import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -33,18 +35,36 @@ class Chatter:
         self.messages = messages
         self.said = 0
         self.answered = 0
+        self._newest: dict[str, tuple[dict[str, Any]]] = {}
         self._numbers = count()
         self._news = asyncio.Condition()
 
     async def sync(self, request: web.Request) -> dict[str, Any]:
-        """All rooms at first, then a message of each whenever all are answered."""
-        first = "since" not in request.query
+        """All rooms at first, then a message of each once all are answered; the same again to whoever asks again."""
+        since = request.query.get("since")
+        if since is None:
+            return self._batch(dict.fromkeys(self.rooms, ()))
         async with self._news:
-            await self._news.wait_for(lambda: self.answered == self.said and (first or self.said < self.messages))
-            # What is said is to be new in every way, as in life.
-            self.said += 0 if first else len(self.rooms)
-        rooms = {room: {"timeline": {"events": [] if first else [self._message()]}} for room in self.rooms}
-        return {"next_batch": f"s{self.said}", "rooms": {"join": rooms}}
+            with suppress(TimeoutError):
+                async with asyncio.timeout(int(request.query["timeout"]) / 1000):
+                    await self._news.wait_for(lambda: since != self._token or self._may_talk)
+            if since == self._token and self._may_talk:
+                # What is said is to be new in every way, as in life.
+                self.said += len(self.rooms)
+                self._newest = {room: (self._message(),) for room in self.rooms}
+            return self._batch(self._newest if since != self._token else {})
+
+    @property
+    def _token(self) -> str:
+        return f"s{self.said}"
+
+    @property
+    def _may_talk(self) -> bool:
+        return self.answered == self.said < self.messages
+
+    def _batch(self, rooms: Mapping[str, Sequence[Any]]) -> dict[str, Any]:
+        joined = {room: {"timeline": {"events": list(events)}} for room, events in rooms.items()}
+        return {"next_batch": self._token, "rooms": {"join": joined}}
 
     def _message(self) -> dict[str, Any]:
         number = next(self._numbers)
