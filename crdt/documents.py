@@ -157,7 +157,9 @@ def read_document(connection: sqlite3.Connection, name: str) -> StoredDocument |
     doc_id, ops, stored_checksum = row
     if stored_checksum != checksum(name, ops):
         raise ValueError(f"the row of document {name} was altered")
-    found = connection.execute("SELECT ops, data, checksum FROM snapshots WHERE doc_id = ?", (doc_id,)).fetchone()
+    found = connection.execute(
+        "SELECT ops, packed_data, checksum FROM snapshots WHERE doc_id = ?", (doc_id,)
+    ).fetchone()
     snapshot_ops, snapshot = 0, None
     if found:
         snapshot_ops, data, snapshot_checksum = found

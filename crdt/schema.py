@@ -136,11 +136,13 @@ CREATE TABLE taken_back (
 _FOURTH = ""
 
 # Snapshots are packed. One that was altered stays as it is, to be found by whoever reads it.
+# The new name shows that it was done: a bit that flips in the schema's number must not have it done twice.
 _FIFTH = """
-UPDATE snapshots SET data = packed(data), checksum = row_checksum(
-    (SELECT name FROM documents WHERE documents.doc_id = snapshots.doc_id), ops, packed(data)
+ALTER TABLE snapshots RENAME COLUMN data TO packed_data;
+UPDATE snapshots SET packed_data = packed(packed_data), checksum = row_checksum(
+    (SELECT name FROM documents WHERE documents.doc_id = snapshots.doc_id), ops, packed(packed_data)
 ) WHERE checksum = row_checksum(
-    (SELECT name FROM documents WHERE documents.doc_id = snapshots.doc_id), ops, data
+    (SELECT name FROM documents WHERE documents.doc_id = snapshots.doc_id), ops, packed_data
 );
 """
 

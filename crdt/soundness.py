@@ -71,7 +71,9 @@ def check_tables(connection: sqlite3.Connection) -> int:
     found = set(connection.execute("SELECT name, tbl_name, sql FROM sqlite_master"))
     if version < 0 or (version == 0 and found):
         raise ValueError("its schema number was altered")
-    if (_names(_expected(schema.SCHEMA)) - _names(_expected(version))) & _names(found):
+    newest = _expected(schema.SCHEMA)
+    is_newest = version < schema.SCHEMA and newest <= found
+    if is_newest or (_names(newest) - _names(_expected(version))) & _names(found):
         raise ValueError("its schema number was altered")
     altered = sorted(_names(_expected(version) - found))
     if altered:

@@ -116,7 +116,7 @@ def test_what_takes_the_database_away_is_refused_beside_the_service(folder: Path
 
 
 def test_each_problem_is_a_line_and_the_exit_code_is_1(folder: Path) -> None:
-    alter(folder / "musher.db", "UPDATE snapshots SET data = zeroblob(9)")
+    alter(folder / "musher.db", "UPDATE snapshots SET packed_data = zeroblob(9)")
     alter(folder / "musher.db", f"DELETE FROM ops WHERE seq = 2 AND doc_id IN ({OF_SESSION})")
     done = musher(folder, "verify")
     assert done.returncode == 1

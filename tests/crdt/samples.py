@@ -76,14 +76,16 @@ def alter(database: Path, statement: str, *parameters: object) -> int:
 
 
 def unpack_snapshots(database: Path) -> None:
-    """Make snapshots as they were before the fifth schema."""
+    """Make a database as it was before the fifth schema."""
     name = "(SELECT name FROM documents WHERE documents.doc_id = snapshots.doc_id)"
     connection = sqlite3.connect(database)
     prepare(connection)
     connection.create_function("unpacked", 1, unpacked)
+    connection.execute("ALTER TABLE snapshots RENAME COLUMN packed_data TO data")
     connection.execute(
         f"UPDATE snapshots SET checksum = row_checksum({name}, ops, unpacked(data)), data = unpacked(data)"
     )
+    connection.execute("PRAGMA user_version = 4")
     connection.commit()
     connection.close()
 

@@ -108,7 +108,7 @@ def snapshot_places(path: Path) -> list[int]:
     """Where in the file the snapshots' bytes stand: each page's part of them is looked for."""
     data = path.read_bytes()
     places: list[int] = []
-    for (snapshot,) in look(path, "SELECT data FROM snapshots"):
+    for (snapshot,) in look(path, "SELECT packed_data FROM snapshots"):
         for start in range(0, len(snapshot) - 32, 32):
             found = data.find(snapshot[start : start + 32])
             if found >= 0:
@@ -121,8 +121,9 @@ def damage(path: Path, kind: str, seed: int) -> str:
     rng = random.Random(seed)
     file = path.with_name("musher.db-wal") if "WAL" in kind else path
     if kind == "cut snapshot":
-        shorter = "UPDATE snapshots SET data = substr(data, 1, ?) WHERE doc_id = (SELECT doc_id FROM snapshots LIMIT 1)"
-        length = rng.randrange(len(look(path, "SELECT data FROM snapshots LIMIT 1")[0][0]))
+        first = "(SELECT doc_id FROM snapshots LIMIT 1)"
+        shorter = f"UPDATE snapshots SET packed_data = substr(packed_data, 1, ?) WHERE doc_id = {first}"
+        length = rng.randrange(len(look(path, "SELECT packed_data FROM snapshots LIMIT 1")[0][0]))
         connection = sqlite3.connect(path, isolation_level=None)
         connection.execute(shorter, (length,))
         connection.close()

@@ -77,7 +77,7 @@ FLIP = "substr(data, 1, 20) || x'00' || substr(data, 22)"
         (f"UPDATE documents SET ops = 1 WHERE doc_id = {LIVE}", nothing, "document log/build-1/4 was altered"),
         (f"DELETE FROM documents WHERE doc_id = {LIVE}", nothing, "3 documents, but rows of 4 segments"),
         (
-            f"UPDATE snapshots SET data = CAST({FLIP} AS BLOB) WHERE doc_id = 1",
+            f"UPDATE snapshots SET packed_data = CAST({FLIP.replace('data', 'packed_data')} AS BLOB) WHERE doc_id = 1",
             read_events,
             "snapshot of document log/build-1/1",
         ),
@@ -167,6 +167,7 @@ async def test_a_reader_names_damage_too(full: Path) -> None:
         (47, 5, "unsupported file format"),
         (60, 0x80, "schema number"),
         (63, 2, "schema number"),
+        (63, 4, "schema number"),
     ],
 )
 async def test_an_altered_header_is_named(full: Path, offset: int, byte: int, named: str) -> None:

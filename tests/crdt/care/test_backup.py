@@ -66,7 +66,7 @@ async def test_a_backup_overwrites_nothing_unless_told_to(full: Path, backup: Pa
 async def test_a_damaged_database_makes_no_backup(full: Path, backup: Path) -> None:
     back_up_database(full, backup)
     before = await asyncio.to_thread(backup.read_bytes)
-    alter(full, "UPDATE snapshots SET data = zeroblob(40) WHERE doc_id = 2")
+    alter(full, "UPDATE snapshots SET packed_data = zeroblob(40) WHERE doc_id = 2")
     with pytest.raises(StoreDamaged, match="snapshot of document log/build-1/2"):
         back_up_database(full, backup, force=True)
     assert await asyncio.to_thread(backup.read_bytes) == before

@@ -54,7 +54,7 @@ async def test_nothing_is_compacted_beside_the_owner_or_when_damaged(full: Path)
     async with Store.open(full):
         with pytest.raises(StoreBusy):
             await compact_database(full, segment_events=5)
-    alter(full, "UPDATE snapshots SET data = zeroblob(40) WHERE doc_id = 2")
+    alter(full, "UPDATE snapshots SET packed_data = zeroblob(40) WHERE doc_id = 2")
     before = look(full, "SELECT * FROM ops")
     with pytest.raises(StoreDamaged, match="snapshot of document log/build-1/2"):
         await compact_database(full, segment_events=5, retention_events=1)

@@ -43,7 +43,10 @@ SESSION = f"(SELECT doc_id FROM documents WHERE name = 'session/{ROOM}/1')"
 @pytest.mark.parametrize(
     ("damage", "named"),
     [
-        ("UPDATE snapshots SET data = zeroblob(40) WHERE doc_id = 2", "snapshot of document log/build-1/2 was altered"),
+        (
+            "UPDATE snapshots SET packed_data = zeroblob(40) WHERE doc_id = 2",
+            "snapshot of document log/build-1/2 was altered",
+        ),
         (f"DELETE FROM ops WHERE doc_id = {SESSION} AND seq = 2", f"op 2 of document session/{ROOM}/1 is missing"),
         (f"DELETE FROM documents WHERE doc_id = {SESSION}", f"document session/{ROOM}/1 is missing"),
         (f"DELETE FROM documents WHERE doc_id = {SESSION}", "no document has that number"),
@@ -68,7 +71,7 @@ async def test_verify_names_what_is_wrong(full: Path, damage: str, named: str) -
 
 
 async def test_verify_goes_on_after_the_first_problem(full: Path) -> None:
-    alter(full, "UPDATE snapshots SET data = zeroblob(40) WHERE doc_id < 3")
+    alter(full, "UPDATE snapshots SET packed_data = zeroblob(40) WHERE doc_id < 3")
     alter(full, "UPDATE settings SET value = 'x'")
     assert len(verify_database(full).problems) == 4
 
@@ -148,13 +151,12 @@ async def test_a_database_of_the_first_schema_is_brought_up_to_date(path: Path, 
 
 async def test_snapshots_of_the_fourth_schema_are_packed_and_an_altered_one_is_refused_by_name(full: Path) -> None:
     unpack_snapshots(full)
-    alter(full, "PRAGMA user_version = 4")
     alter(full, "UPDATE snapshots SET data = zeroblob(40) WHERE doc_id = 2")
     async with Store.open(full, segment_events=5) as store:
         assert [one.event_seq for one in await store.read_events(after=10)] == list(range(11, 18))
         with pytest.raises(StoreDamaged, match="snapshot of document log/build-1/2 was altered"):
             await store.read_events(after=5, limit=5)
-    assert all(unpacked(data) for (data,) in look(full, "SELECT data FROM snapshots WHERE doc_id <> 2"))
+    assert all(unpacked(data) for (data,) in look(full, "SELECT packed_data FROM snapshots WHERE doc_id <> 2"))
     assert verify_database(full).problems == ("the snapshot of document log/build-1/2 was altered",)
 
 
