@@ -16,6 +16,9 @@ from crdt.errors import StoreUnavailable, translate
 from crdt.owner import read_witness
 from crdt.state import State
 
+LEFT_BESIDE: Final = ("-wal", "-journal")
+"""What a death leaves beside a database. SQLite would play it into any file that takes the database's name."""
+
 COPIED_PAGES: Final = 1024
 """Pages (of 4 KiB) that are copied at a time: progress is told a few times a second."""
 

@@ -13,7 +13,7 @@ import structlog
 
 from crdt import opening
 from crdt.care.backup import remove
-from crdt.care.files import bring_up_to_date, connect, copy, put_in_place, reading, sync, translating
+from crdt.care.files import LEFT_BESIDE, bring_up_to_date, connect, copy, put_in_place, reading, sync, translating
 from crdt.care.progress import Progress, unwatched
 from crdt.care.renewal import begin_anew
 from crdt.care.verify import Verification, examine
@@ -91,17 +91,14 @@ def _give_to_owner_of(reference: Path, *files: Path) -> None:
 
 
 def _set_aside(place: Path) -> Path | None:
-    """Give the present database another name, together with its WAL.
-
-    The WAL goes first: left alone, SQLite would play it into the database that comes in its place.
-    """
+    """Give the present database another name, together with what a death left beside it, which goes first."""
     stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
     aside, count = place.with_name(f"{place.name}.replaced-{stamp}"), 1
     while aside.exists():
         count += 1
         aside = place.with_name(f"{place.name}.replaced-{stamp}-{count}")
     was_there = place.exists()
-    for suffix in ("-wal", ""):
+    for suffix in (*LEFT_BESIDE, ""):
         present = place.with_name(place.name + suffix)
         if present.exists():
             present.rename(aside.with_name(aside.name + suffix))

@@ -25,6 +25,7 @@ from crdt.care.renewal import NO_REPLY, RESTORED
 from crdt.owner import lock_path
 from crdt.settings import BACKUP_MADE_AT_MS, RESTORED_AT_MS
 from tests.crdt.care.life import contents, files, mode
+from tests.crdt.disk import Call, library, watched
 from tests.crdt.samples import ROOM, event, events, look, message
 
 
@@ -146,6 +147,28 @@ async def test_a_restore_that_is_broken_off_is_named_and_can_be_repeated(
     restore_database(full, backup)
     async with Store.open(full) as store:
         assert len(await store.read_events()) == 17
+
+
+@pytest.mark.skipif(library() is None, reason="SQLite is built into this Python and can't be watched")
+async def test_a_first_start_that_was_broken_off_leaves_nothing_that_empties_a_restored_backup(
+    full: Path, backup: Path, tmp_path: Path
+) -> None:
+    """Before there is a WAL, there is a rollback journal: it says that the file was empty."""
+    back_up_database(full, backup)
+    born, killed = tmp_path / "born" / "musher.db", tmp_path / "killed"
+
+    def kill_before_the_header(call: Call, put: object) -> None:
+        if call.kind == "write" and call.path == born and not killed.exists():
+            shutil.copytree(born.parent, killed)
+
+    with watched(kill_before_the_header):
+        async with Store.open(born):
+            pass
+    left = killed / "musher.db"
+    assert (killed / "musher.db-journal").stat().st_size > 0
+    restore_database(left, backup)
+    async with Store.open(left, segment_events=5) as store:
+        assert [each.event_seq for each in await store.read_events()] == list(range(1, 18))
 
 
 async def test_a_database_that_was_emptied_is_refused(full: Path) -> None:
