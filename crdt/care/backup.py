@@ -9,7 +9,7 @@ from contextlib import closing
 from pathlib import Path
 
 from crdt import settings
-from crdt.care.files import bring_up_to_date, connect, copy, put_in_place, reading, translating
+from crdt.care.files import bring_up_to_date, connect, copy, left_beside, put_in_place, reading, translating
 from crdt.care.progress import Progress, unwatched
 from crdt.care.verify import Verification, examine
 from crdt.database import in_snapshot
@@ -48,8 +48,9 @@ def back_up_database(
 
 
 def _check_free(source: Path, target: Path, force: bool) -> None:
-    if target.exists() and (not force or target.resolve() == source.resolve()):
-        raise BackupExists(str(target))
+    for there in (target, *left_beside(target)):
+        if there.exists() and (not force or target.resolve() == source.resolve()):
+            raise BackupExists(str(there))
 
 
 def _finish(connection: sqlite3.Connection, made: Path, progress: Progress) -> Verification:

@@ -16,9 +16,6 @@ from crdt.errors import StoreUnavailable, translate
 from crdt.owner import read_witness
 from crdt.state import State
 
-LEFT_BESIDE: Final = ("-wal", "-journal")
-"""What a death leaves beside a database. SQLite would play it into any file that takes the database's name."""
-
 COPIED_PAGES: Final = 1024
 """Pages (of 4 KiB) that are copied at a time: progress is told a few times a second."""
 
@@ -87,9 +84,17 @@ def bring_up_to_date(connection: sqlite3.Connection, path: Path) -> State:
     return opening.read_current_state(connection, path, None)
 
 
+def left_beside(database: Path) -> tuple[Path, ...]:
+    """Where a death leaves what SQLite would play into any file that takes the database's name."""
+    return tuple(database.with_name(f"{database.name}{suffix}") for suffix in ("-wal", "-journal"))
+
+
 def put_in_place(made: Path, place: Path) -> None:
     """Give a finished file its name, so that after a power cut there is the old one or the new one, whole."""
     sync(made)
+    for left in left_beside(place):
+        left.unlink(missing_ok=True)
+    sync(place.parent)
     os.replace(made, place)
     sync(place.parent)
 

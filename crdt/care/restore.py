@@ -13,7 +13,7 @@ import structlog
 
 from crdt import opening
 from crdt.care.backup import remove
-from crdt.care.files import LEFT_BESIDE, bring_up_to_date, connect, copy, put_in_place, reading, sync, translating
+from crdt.care.files import bring_up_to_date, connect, copy, left_beside, put_in_place, reading, translating
 from crdt.care.progress import Progress, unwatched
 from crdt.care.renewal import begin_anew
 from crdt.care.verify import Verification, examine
@@ -98,10 +98,8 @@ def _set_aside(place: Path) -> Path | None:
         count += 1
         aside = place.with_name(f"{place.name}.replaced-{stamp}-{count}")
     was_there = place.exists()
-    for suffix in (*LEFT_BESIDE, ""):
-        present = place.with_name(place.name + suffix)
+    for present, kept in zip((*left_beside(place), place), (*left_beside(aside), aside), strict=True):
         if present.exists():
-            present.rename(aside.with_name(aside.name + suffix))
+            present.rename(kept)
     place.with_name(f"{place.name}-shm").unlink(missing_ok=True)
-    sync(place.parent)
     return aside if was_there else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,22 @@ async def test_a_backup_overwrites_nothing_unless_told_to(full: Path, backup: Pa
     assert await contents(backup) == await contents(full)
     with pytest.raises(BackupExists):
         back_up_database(full, full, force=True)
+
+
+async def test_what_lies_beside_an_old_copy_does_not_get_into_the_backup_that_takes_its_name(
+    path: Path, backup: Path
+) -> None:
+    """A copy that was made by hand has a WAL, which SQLite would play into any file of that name."""
+    left = backup.with_name(f"{backup.name}-wal")
+    async with Store.open(path, segment_events=5) as store:
+        await store.append_events(events(1, 8))
+        await asyncio.to_thread(shutil.copy, path.with_name(f"{path.name}-wal"), left)
+        await store.append_events(events(9, 17))
+        with pytest.raises(BackupExists, match=r"backup\.db-wal exists already"):
+            await asyncio.to_thread(back_up_database, path, backup)
+        found = await asyncio.to_thread(back_up_database, path, backup, force=True)
+    assert found.events == 17
+    assert verify_database(backup) == found
 
 
 async def test_a_damaged_database_makes_no_backup(full: Path, backup: Path) -> None:
