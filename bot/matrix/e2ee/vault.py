@@ -76,7 +76,7 @@ class Vault:
             return await asyncio.shield(asyncio.get_running_loop().run_in_executor(self._thread, work, *args))
         except (DatabaseError, sqlite3.Error, UnicodeDecodeError, OSError) as error:  # SQLite quotes what is damaged
             raised = KeysUnavailable if isinstance(error, OSError) or _passes(error) else KeysDamaged
-            raise raised(str(self._path), str(error)) from error
+            raise raised(str(self._path), " ".join(str(error).split())) from error
 
     async def close(self) -> None:
         """Close the files and end the thread."""

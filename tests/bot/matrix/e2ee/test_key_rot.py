@@ -134,7 +134,8 @@ async def examine(patient: Patient, beside: Path, kind: str) -> str:
     """Load the keys; those that are not refused must be as they were, all of them."""
     try:
         found = await load(patient.bot, beside, patient.identity)
-    except KeysLost:
+    except KeysLost as lost:
+        assert "\n" not in str(lost)
         return "a new device"
     except PickleKeyWrong:
         assert "pickle" in kind
