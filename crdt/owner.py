@@ -2,8 +2,9 @@
 
 The lock file `<database>.lock` is held by flock for as long as the store is open; the kernel lets go of it whatever
 way the process ends. Its second line is the witness: the number of the newest commit, the database's id, and their
-checksum, written after each commit without fsync. A database that is behind its witness has lost acknowledged commits
-(a truncated WAL, an old copy put in place), which SQLite itself can't notice.
+checksum, written after each commit without fsync; its third line repeats that, should one of the two be altered. A
+database that is behind its witness has lost acknowledged commits (a truncated WAL, an old copy put in place), which
+SQLite itself can't notice.
 """
 
 from __future__ import annotations
@@ -79,7 +80,8 @@ class OwnerLock:
     def write_witness(self, witness: Witness) -> None:
         """Note the newest commit. Not synced: it has to outlive the process, not the power."""
         fields = (f"{witness.commits:020d}", witness.database_id)
-        os.pwrite(self._descriptor, f"{' '.join(fields)} {checksum(*fields):010d}\n".encode(), _WITNESS_OFFSET)
+        line = f"{' '.join(fields)} {checksum(*fields):010d}\n"
+        os.pwrite(self._descriptor, (line * 2).encode(), _WITNESS_OFFSET)
 
     def release(self) -> None:
         """Let go of the lock; the file stays, for its witness."""
@@ -100,9 +102,11 @@ def read_witness(database: Path) -> Witness | None:
 
 def _parse(found: bytes) -> Witness | None:
     """Read a witness; one that was altered says nothing, or another history would seem to be in place."""
-    commits, database_id, stored_checksum = ([*found.decode("ascii", "replace").split(), "", "", ""])[:3]
-    if stored_checksum != f"{checksum(commits, database_id):010d}":
-        if commits:
-            log.warning("witness_unreadable", effect="commits that were lost before this opening are not noticed")
-        return None
-    return Witness(int(commits), database_id)
+    lines = found.decode("ascii", "replace").splitlines()[:2]
+    for line in lines:
+        commits, database_id, stored_checksum = ([*line.split(), "", "", ""])[:3]
+        if stored_checksum == f"{checksum(commits, database_id):010d}":
+            return Witness(int(commits), database_id)
+    if any(lines):
+        log.warning("witness_unreadable", effect="commits that were lost before this opening are not noticed")
+    return None

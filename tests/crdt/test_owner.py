@@ -161,14 +161,33 @@ async def test_a_lock_file_without_a_witness_says_nothing(path: Path, content: b
         assert len(await store.read_events()) == 1
 
 
-async def test_a_witness_that_was_altered_says_nothing_and_is_told_of(path: Path) -> None:
+async def test_a_witness_that_was_altered_in_one_place_still_tells_of_lost_commits(path: Path) -> None:
+    async with Store.open(path) as store:
+        await store.append_event(event())
+    old = path.read_bytes()  # noqa: ASYNC240 - small
+    async with Store.open(path) as store:
+        await store.append_event(event())
+    path.write_bytes(old)  # noqa: ASYNC240
+    sound = lock_path(path).read_bytes()
+    for place in range(24, len(sound)):
+        altered = bytearray(sound)
+        altered[place] ^= 1
+        lock_path(path).write_bytes(altered)
+        with pytest.raises(StoreDamaged, match="the newest 1 commits are missing"):
+            async with Store.open(path):
+                pass
+
+
+async def test_a_witness_that_was_altered_twice_says_nothing_and_is_told_of(path: Path) -> None:
     """It must not make the database look like another one, which would give up its open work."""
     async with Store.open(path) as store:
         await store.admit([message("$1")], cursor="s1")
     sound = await asyncio.to_thread(lock_path(path).read_bytes)
-    for place in range(24, len(sound) - 1):
+    length = (len(sound) - 24) // 2
+    for place in range(24, 24 + length - 1):
         altered = bytearray(sound)
         altered[place] ^= 1
+        altered[place + length] ^= 1
         await asyncio.to_thread(lock_path(path).write_bytes, altered)
         with capture_logs() as logs:
             async with Store.open(path) as store:
