@@ -88,7 +88,7 @@ async def read_store(store: Store) -> Parts:
 
 
 @pytest.fixture
-async def patient(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Patient:
+async def patient(tmp_path: Path) -> Patient:
     folder = tmp_path / "patient"
     path = folder / "alive" / "musher.db"
     async with Store.open(path, sled_id="build-1", segment_events=SEGMENT_EVENTS) as store:

@@ -11,7 +11,7 @@ from tests.crdt.care.life import live
 
 
 @pytest.fixture
-async def full(path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+async def full(path: Path) -> Path:
     """A closed database after such a life; its log has three sealed segments, compacted, and a live one."""
     async with Store.open(path, sled_id="build-1", segment_events=5) as store:
         await live(store)
