@@ -23,6 +23,8 @@ returns the new identity."""
 
 _SQLITE_MAGIC: Final = b"SQLite format 3\x00"
 _SQLITE_HEADER: Final = 100
+_STATE_HAS_CHECKSUM: Final = 2
+"""The first schema in which the row of the state can be relied on."""
 _FILE_FORMATS: Final = frozenset((1, 2))
 """Bytes 18 and 19 of the header (https://sqlite.org/fileformat.html): without a WAL, and with one."""
 
@@ -105,7 +107,7 @@ def inspect(connection: sqlite3.Connection, path: Path, witness: Witness | None)
     """Refuse a database that is damaged, or behind its witness."""
     check_schema(connection, path)
     try:
-        if soundness.check(connection) == schema.SCHEMA:
+        if soundness.check(connection) >= _STATE_HAS_CHECKSUM:
             check_witness(read_state(connection), path, witness)
     except ValueError as error:
         raise StoreDamaged(str(path), str(error)) from error

@@ -55,8 +55,8 @@ def reading(path: Path, *, older: bool = False) -> Iterator[sqlite3.Connection]:
         with closing(connect(path, "ro")) as connection:
             opening.check_schema(connection, path)
             found: int = connection.execute("PRAGMA user_version").fetchone()[0]
-            if not older or found in (0, schema.SCHEMA):
-                in_snapshot(connection, lambda each: opening.read_current_state(each, path, witness))
+            look = opening.inspect if older and 0 < found < schema.SCHEMA else opening.read_current_state
+            in_snapshot(connection, lambda each: look(each, path, witness))
             yield connection
 
 

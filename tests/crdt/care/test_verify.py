@@ -160,6 +160,41 @@ async def test_snapshots_of_the_fourth_schema_are_packed_and_an_altered_one_is_r
     assert verify_database(full).problems == ("the snapshot of document log/build-1/2 was altered",)
 
 
+@pytest.mark.parametrize(
+    ("damage", "named"),
+    [
+        ("UPDATE state SET writer_id = 3", "own state was altered"),
+        ("UPDATE settings SET value = 'x' WHERE name = 'cursor'", "row of setting cursor was altered"),
+        ("UPDATE inbox SET text = 'x' WHERE key = '$waiting'", "inbox row of message \\$waiting was altered"),
+    ],
+)
+async def test_what_is_altered_in_an_older_schema_is_refused_by_name_and_left_as_it_is(
+    full: Path, backup: Path, damage: str, named: str
+) -> None:
+    unpack_snapshots(full)
+    alter(full, damage)
+    with pytest.raises(StoreDamaged, match=named):
+        async with Store.open(full):
+            pass
+    with pytest.raises(StoreDamaged, match=named):
+        back_up_database(full, backup)
+    assert look(full, "PRAGMA user_version") == [(4,)]
+
+
+async def test_an_older_schema_that_lost_its_newest_commits_is_refused(full: Path, backup: Path) -> None:
+    lost = full.read_bytes()  # noqa: ASYNC240 - nothing else is under way
+    async with Store.open(full) as store:
+        await store.append_event(event(18))
+    await asyncio.to_thread(full.write_bytes, lost)
+    unpack_snapshots(full)
+    with pytest.raises(StoreDamaged, match="the newest 1 commits are missing"):
+        async with Store.open(full):
+            pass
+    with pytest.raises(StoreDamaged, match="the newest 1 commits are missing"):
+        back_up_database(full, backup)
+    assert look(full, "PRAGMA user_version") == [(4,)]
+
+
 async def test_a_schema_number_that_was_altered_is_refused(full: Path) -> None:
     alter(full, "PRAGMA user_version = 0")
     with pytest.raises(StoreDamaged, match="schema number was altered"):
