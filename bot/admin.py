@@ -15,7 +15,7 @@ from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4
 from bot.errors import MusherError
 from bot.health import Health
 from bot.metrics import Metrics
-from crdt import Statistics, StoreUnavailable
+from crdt import Statistics, StoreDamaged, StoreUnavailable
 
 log = structlog.get_logger(__name__)
 
@@ -104,7 +104,7 @@ class AdminServer:
         """What the store says of itself; nothing while it can't be read, which the part "store" tells."""
         try:
             return await self._store.statistics()
-        except StoreUnavailable as error:
+        except (StoreUnavailable, StoreDamaged) as error:
             log.debug("statistics_unavailable", reason=str(error))
             return None
 

@@ -9,7 +9,7 @@ from typing import Final, Protocol
 
 from bot.health import Health
 from bot.unforeseen import contained
-from crdt import Statistics, StoreUnavailable
+from crdt import Statistics, StoreDamaged, StoreUnavailable
 
 LOOK_EVERY_S: Final = 5.0
 OUTBOX_PATIENCE_S: Final = 300.0
@@ -49,7 +49,7 @@ class Watch:
         """Look once."""
         try:
             found = await self._store.statistics()
-        except StoreUnavailable as error:
+        except (StoreUnavailable, StoreDamaged) as error:
             self._health.failing("store", str(error))
             return
         self._look_at_outbox(found)
@@ -81,6 +81,6 @@ class Watch:
         """After a commit that failed, find out whether the next would too: there may be nobody else to try."""
         try:
             await self._store.write_settings({_TRIED_AT: f"{time.time():.0f}"})
-        except StoreUnavailable as error:
+        except (StoreUnavailable, StoreDamaged) as error:
             return str(error)
         return None

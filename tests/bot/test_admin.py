@@ -11,7 +11,7 @@ import pytest
 from bot.admin import AdminListenFailed, AdminServer
 from bot.health import Health
 from bot.metrics import Metrics
-from crdt import Statistics, Store, StoreUnavailable
+from crdt import CrdtError, Statistics, Store, StoreDamaged, StoreUnavailable
 
 IDENTITY = {"sled_id": "build-1"}
 
@@ -66,10 +66,13 @@ async def test_the_status_tells_of_each_part_since_when_and_its_last_error(store
         assert (await status(server))["ready"] is False
 
 
-async def test_a_store_that_can_not_be_read_leaves_the_rest_to_be_seen() -> None:
+@pytest.mark.parametrize(
+    "error", [StoreUnavailable("musher.db", "failed", "look"), StoreDamaged("musher.db", "failed")]
+)
+async def test_a_store_that_can_not_be_read_leaves_the_rest_to_be_seen(error: CrdtError) -> None:
     class Broken:
         async def statistics(self) -> Statistics:
-            raise StoreUnavailable("musher.db", "failed", "check the disk")
+            raise error
 
     async with AdminServer("127.0.0.1", 0, Broken(), Health("sync"), Metrics(), IDENTITY) as server:
         assert (await status(server))["store"] is None

@@ -12,7 +12,7 @@ from structlog.testing import capture_logs
 from bot import watch as module
 from bot.health import Health
 from bot.watch import MIN_FREE_BYTES, OUTBOX_PATIENCE_S, Watch
-from crdt import Statistics, Store, StoreUnavailable
+from crdt import CrdtError, Statistics, Store, StoreDamaged, StoreUnavailable
 from crdt.statistics import Queue
 from tests.bot.edge import Disk, until
 
@@ -116,12 +116,19 @@ async def test_after_a_commit_that_failed_it_is_found_out_whether_the_next_would
         assert (await store.statistics()).failure is None
 
 
-async def test_a_store_that_can_not_be_read_is_failing(calm: Statistics) -> None:
+@pytest.mark.parametrize(
+    "error", [StoreUnavailable("musher.db", "failed (I/O error)", "look"), StoreDamaged("musher.db", "I/O error")]
+)
+async def test_a_store_that_can_not_be_read_is_failing(calm: Statistics, error: CrdtError) -> None:
     health = Health()
     store = Shown(calm)
     watch = Watch(store, health)
     await watch.look()
-    store.statistics_now = StoreUnavailable("musher.db", "failed (I/O error)", "check the disk")
+    store.statistics_now = error
+    await watch.look()
+    assert "I/O error" in health.unready()["store"]
+    store.statistics_now = replace(calm, failure="I/O error")
+    store.writes = [error]
     await watch.look()
     assert "I/O error" in health.unready()["store"]
 
