@@ -239,7 +239,7 @@ def in_snapshot(connection: sqlite3.Connection, query: Unit[T]) -> T:
     try:
         return query(connection)
     finally:
-        connection.execute("ROLLBACK")
+        connection.rollback()  # unlike the statement, no error of its own where SQLite has ended the transaction by one
 
 
 def _run_alone(connection: sqlite3.Connection, unit: Unit[T]) -> T | BaseException:

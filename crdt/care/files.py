@@ -75,7 +75,7 @@ def copy(source: sqlite3.Connection, target: Path, progress: Progress, doing: st
                 progress=lambda _status, remaining, total: progress(doing, total - remaining, total),
             )
     finally:
-        source.execute("ROLLBACK")
+        source.rollback()
 
 
 def bring_up_to_date(connection: sqlite3.Connection, path: Path) -> State:

@@ -210,6 +210,16 @@ async def test_a_broken_query_is_told_in_the_stores_words(database: Database) ->
         await database.read(lambda connection: connection.execute("SELECT * FROM absent").fetchall())
 
 
+async def test_a_query_that_an_error_of_the_disk_ends_is_told_by_that_error(database: Database) -> None:
+    def query(connection: sqlite3.Connection) -> None:
+        connection.execute("ROLLBACK")  # as SQLite does by itself
+        raise sqlite_error(sqlite3.SQLITE_IOERR_SHMSIZE)
+
+    with pytest.raises(StoreFull):
+        await database.read(query)
+    assert await database.read(lambda connection: connection.execute("SELECT 1").fetchall()) == [(1,)]
+
+
 async def test_closing_commits_what_waits_and_then_refuses(path: Path) -> None:
     database = await open_database(path, None)
     await database.write(lambda connection: connection.execute("CREATE TABLE t (x)") and None)
