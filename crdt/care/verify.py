@@ -6,7 +6,7 @@ All is read in one transaction: what is found is the state of one commit, also b
 from __future__ import annotations
 
 import sqlite3
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -44,6 +44,8 @@ class _Search:
 
     problems: list[str] = field(default_factory=list)
     heads: Marks = field(default_factory=dict)
+    open_turns: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
+    """By their rows: the keys for each session."""
     events: int = 0
     sessions: int = 0
     documents: int = 0
@@ -77,6 +79,7 @@ def examine(connection: sqlite3.Connection, progress: Progress) -> Verification:
     progress("checking pages", 0, 0)
     search.step(lambda: _check_pages(connection, search))
     search.step(lambda: _check_rows(connection, search))
+    search.step(lambda: _find_open_turns(connection, search))
     names = _document_names(connection, search)
     search.documents = len(names)
     for done, name in enumerate(names):
@@ -100,6 +103,11 @@ def _check_rows(connection: sqlite3.Connection, search: _Search) -> None:
     search.step(lambda: read_state(connection))
     for problem in soundness.rows(connection):
         search.add(problem)
+
+
+def _find_open_turns(connection: sqlite3.Connection, search: _Search) -> None:
+    for session_id, key in turns.still_open(connection):
+        search.open_turns[session_id].add(key)
 
 
 def _document_names(connection: sqlite3.Connection, search: _Search) -> list[str]:
@@ -139,7 +147,7 @@ def _check_document(connection: sqlite3.Connection, search: _Search, name: str) 
     if kind == "log":
         _check_segment(connection, search, document, owner, int(number))
     else:
-        _check_session(connection, search, document, owner)
+        _check_session(search, document, owner)
 
 
 def _check_segment(
@@ -166,7 +174,7 @@ def _as_handed_in(event: RecordedEvent) -> PipelineEvent:
     return PipelineEvent(event.story_id, event.from_stage, event.to_stage, event.pipeline_event, event.occurred_at)
 
 
-def _check_session(connection: sqlite3.Connection, search: _Search, document: Document, session_id: str) -> None:
+def _check_session(search: _Search, document: Document, session_id: str) -> None:
     called = f"session {session_id}"
     marks = [transcript.read_high_water(document), transcript.read_start(document)]
     for sled_id, seq in (cell for each in marks for cell in each.items()):
@@ -177,14 +185,11 @@ def _check_session(connection: sqlite3.Connection, search: _Search, document: Do
     for (role, key), count in Counter((entry.role, entry.key) for entry in entries).items():
         if count > 1:
             search.add(f"{called} has {count} entries of the {role} for turn {key}")
-    _check_open_turns(connection, search, session_id, entries)
+    _check_open_turns(search, session_id, entries)
 
 
-def _check_open_turns(
-    connection: sqlite3.Connection, search: _Search, session_id: str, entries: list[TranscriptEntry]
-) -> None:
-    without_reply = transcript.open_turns(entries)
-    still_open = {key for session, key in turns.still_open(connection) if session == session_id}
+def _check_open_turns(search: _Search, session_id: str, entries: list[TranscriptEntry]) -> None:
+    without_reply, still_open = transcript.open_turns(entries), search.open_turns[session_id]
     for key in sorted(without_reply - still_open):
         search.add(f"turn {key} of session {session_id} has no reply, and no row that says it is open")
     for key in sorted(still_open - without_reply):
@@ -208,6 +213,6 @@ def _check_open_work(connection: sqlite3.Connection, search: _Search) -> None:
     for key, turn_key in connection.execute(query).fetchall():
         search.add(f"message {key} waits for turn {turn_key}, which is not open")
     sessions = {session_id for (session_id,) in connection.execute("SELECT session_id FROM sessions")}
-    for session_id, key in turns.still_open(connection):
-        if session_id not in sessions:
+    for session_id in sorted(search.open_turns.keys() - sessions):
+        for key in sorted(search.open_turns[session_id]):
             search.add(f"turn {key} belongs to session {session_id}, which is missing")

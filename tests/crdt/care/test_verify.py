@@ -18,6 +18,7 @@ from crdt import (
     back_up_database,
     verify_database,
 )
+from crdt.care.files import connect
 from crdt.log_entries import encode_event
 from crdt.owner import lock_path
 from crdt.schema import MIGRATIONS, prepare, unpacked
@@ -68,6 +69,23 @@ async def test_verify_names_what_is_wrong(full: Path, damage: str, named: str) -
     alter(full, damage)
     problems = verify_database(full).problems
     assert any(named in problem for problem in problems), problems
+
+
+async def test_the_turns_are_looked_through_once_however_many_sessions_there_are(
+    full: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two thousand sessions with a hundred turns each took 40 s, most of it for looking through all turns each time."""
+    looked: list[str] = []
+
+    def connect_watched(path: Path, mode: str) -> sqlite3.Connection:
+        connection = connect(path, mode)
+        connection.set_trace_callback(looked.append)
+        return connection
+
+    monkeypatch.setattr("crdt.care.files.connect", connect_watched)
+    assert verify_database(full).sessions == 2
+    whole = [each for each in looked if "FROM turns" in each and "outcome IS NULL" in each]
+    assert len(whole) == len(set(whole))
 
 
 async def test_verify_goes_on_after_the_first_problem(full: Path) -> None:
