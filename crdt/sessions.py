@@ -242,10 +242,11 @@ class Sessions:
                 turns.move(connection, old_id, new_id)
                 inbox.move(connection, old_id, new_id)
 
-            self._documents.forget(new.document.name)
-            await self._commit(moved, ops, move)
-            self._documents.forget(old.document.name)
+            # Before the commit: one that is reported as failed may yet be on the disk.
+            for document in (old.document, new.document):
+                self._documents.forget(document.name)
             self._rows.pop(old_id, None)
+            await self._commit(moved, ops, move)
             self._documents.adopt(moved.document)
         log.info("session_moved", session=old_id, to=new_id)
         return True

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
 
-from crdt import Store
+import pytest
+
+import crdt.database
+from crdt import Store, StoreUnavailable
 from crdt.owner import Witness
 
 
@@ -37,3 +42,16 @@ def fail_after_commit(store: Store) -> None:
         raise sqlite3.OperationalError("disk I/O error")
 
     lock.write_witness = fail  # type: ignore[method-assign]
+
+
+@contextmanager
+def commit_in_doubt(store: Store) -> Iterator[None]:
+    """Have the next commit reported as failed although it is on the disk, which can't be asked at that moment."""
+
+    def unreadable(connection: sqlite3.Connection) -> int:
+        raise sqlite3.OperationalError("disk I/O error")
+
+    with pytest.MonkeyPatch.context() as broken, pytest.raises(StoreUnavailable):
+        broken.setattr(crdt.database, "_force_to_disk", unreadable)
+        fail_after_commit(store)
+        yield

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from crdt import Store, TakenBack, TranscriptEntry, TurnOpen, UnknownTurn, verify_database
+from tests.crdt.breakage import commit_in_doubt
 from tests.crdt.samples import OTHER_ROOM, ROOM, delivery, event, lines, look, message, on_disk
 
 
@@ -62,6 +63,21 @@ async def test_an_open_turn_goes_along_and_is_taken_up_in_the_new_room(path: Pat
         await store.complete_turn(again, "hi")
         assert await store.waiting_sessions() == []
         assert [entry.text for entry in await store.read_transcript(OTHER_ROOM)] == ["hello", "hi"]
+    assert verify_database(path).problems == ()
+
+
+async def test_a_move_that_failed_and_yet_is_on_the_disk_has_been_made(path: Path) -> None:
+    async with Store.open(path) as store:
+        await store.write_llm_session(ROOM, "dispatcher", "single-sled")
+        with commit_in_doubt(store):
+            await store.move_session(ROOM, OTHER_ROOM)
+        assert await store.read_llm_session(ROOM) is None
+        for room in (ROOM, OTHER_ROOM):
+            turn = await store.begin_turn(room, f"$in {room}", "hello")
+            await store.complete_turn(turn, "hi")
+        view = await store.read_llm_session(OTHER_ROOM)
+        assert view is not None
+        assert view.persona_name == "dispatcher"
     assert verify_database(path).problems == ()
 
 
