@@ -61,7 +61,8 @@ class EventLog:
         self._recent = RecentEvents(self._sled_id)
         self._appends = Gathering(self._begin)
         self._task: asyncio.Task[None] | None = None
-        self._to_compact: set[str] = set()
+        self.needs_housekeeping = False
+        """Whether a document has grown enough to be compacted."""
 
     @property
     def head(self) -> int:
@@ -243,8 +244,8 @@ class EventLog:
             self._live = document
             if segment.sealed_at is not None:
                 self._documents.adopt(document)
-            if segment.sealed_at is not None or document.ops - document.snapshot_ops >= COMPACT_LIVE_AFTER_OPS:
-                self._to_compact.add(document.name)
+            if segment.sealed_at is not None or _is_long(document):
+                self.needs_housekeeping = True
         self._recent.extend(self.head, growth.at_ms, growth.events)
 
     def recent(self, first: int, last: int) -> list[PipelineEvent] | None:
@@ -315,24 +316,39 @@ class EventLog:
             log.info("retention_applied", segments=len(gone), oldest=self.oldest, dedupe_keys=forgotten_keys)
 
     async def housekeep(self) -> None:
-        """Compact what has grown, and apply retention."""
-        while self._to_compact:
-            name = self._to_compact.pop()
-            await self._documents.compact(name)
-            if self._live is not None and self._live.name == name:
-                self._live.snapshot_ops = self._live.ops
+        """Compact what has grown, also what a failure or a death left as it was, and apply retention."""
+        self.needs_housekeeping = False
+        for name in await self._database.read(lambda connection: _names_with_ops(connection, self._sled_id)):
+            live = self._live if self._live is not None and self._live.name == name else None
+            if live is not None and self._segments[-1].sealed_at is None and not _is_long(live):
+                continue
+            try:
+                await self._documents.compact(name)
+            except StoreDamaged as error:  # the others, and retention, must not wait for it
+                log.error("compaction_refused", document=name, error=str(error))
+            else:
+                if live is not None:
+                    live.snapshot_ops = live.ops
         await self.apply_retention()
-
-    @property
-    def needs_housekeeping(self) -> bool:
-        """Whether a document has grown enough to be compacted."""
-        return bool(self._to_compact)
 
 
 def _slice(document: Document, first: int, end: int) -> list[str]:
     """Read the events at places `first` to `end`, by whichever way is shorter: one by one costs ten times as much."""
     array = document.array("events")
     return array[first:end] if (end - first) * 10 < len(array) else document.texts("events")[first:end]
+
+
+def _is_long(document: Document) -> bool:
+    return document.ops - document.snapshot_ops >= COMPACT_LIVE_AFTER_OPS
+
+
+def _names_with_ops(connection: sqlite3.Connection, sled_id: str) -> list[str]:
+    query = (
+        "SELECT name FROM documents WHERE name > ? AND name < ? "
+        "AND EXISTS (SELECT 1 FROM ops WHERE ops.doc_id = documents.doc_id)"
+    )
+    names = (f"log/{sled_id}/", f"log/{sled_id}0")  # "0" is what follows "/"
+    return [name for (name,) in connection.execute(query, names)]
 
 
 def _has_keys_before(connection: sqlite3.Connection, at_ms: int) -> bool:

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from crdt import CrdtError, EventBatch, Store, StoreClosed, StoreDamaged, StoreFull, Turn
+from crdt import CrdtError, EventBatch, Store, StoreClosed, StoreFull, Turn
 from tests.crdt.breakage import fill_disk, free_disk
-from tests.crdt.samples import ROOM, delivery, event, events, lines, message, told
+from tests.crdt.samples import ROOM, alter, delivery, event, events, lines, look, message, told
 
 CALLS: dict[str, Callable[[Store], Awaitable[object]]] = {
     "append_event": lambda store: store.append_event(event()),
@@ -188,7 +188,7 @@ async def test_housekeeping_that_fails_is_logged_and_tried_again(path: Path, mon
 
     async def fail(self: object, name: str) -> None:
         compacted.set()
-        raise StoreDamaged("musher.db", "broken")
+        raise StoreFull("musher.db")
 
     async with Store.open(path, segment_events=3) as store:
         with monkeypatch.context() as broken, capture_logs() as logs:
@@ -200,6 +200,27 @@ async def test_housekeeping_that_fails_is_logged_and_tried_again(path: Path, mon
         assert await store.append_events(events(4, 9)) == [4, 5, 6, 7, 8, 9]
         await store.housekeep()
         assert len(await store.read_events()) == 9
+    assert look(path, "SELECT count(*) FROM ops") == [(0,)]
+
+
+async def test_segments_that_a_death_left_uncompacted_are_compacted_and_a_damaged_one_holds_up_none(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def die(self: object, name: str) -> None:
+        raise StoreFull("musher.db")
+
+    with monkeypatch.context() as dying:
+        dying.setattr("crdt.documents.Documents.compact", die)
+        async with Store.open(path, sled_id="build-1", segment_events=3) as store:
+            await store.append_events(events(1, 13))
+    alter(path, "UPDATE ops SET data = zeroblob(9) WHERE doc_id = 1")
+    async with Store.open(path, segment_events=3) as store:
+        with capture_logs() as logs:
+            await store.housekeep()
+        refused = [entry["document"] for entry in logs if entry["event"] == "compaction_refused"]
+        assert refused == ["log/build-1/1"]
+        assert [one.event_seq for one in await store.read_events(after=3)] == list(range(4, 14))
+    assert look(path, "SELECT DISTINCT doc_id FROM ops") == [(1,), (5,)]
 
 
 async def test_retention_that_cannot_be_committed_takes_nothing(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
