@@ -14,6 +14,7 @@ from crdt.care.progress import Progress, unwatched
 from crdt.care.verify import Verification, examine
 from crdt.database import in_snapshot
 from crdt.errors import BackupExists, StoreDamaged
+from crdt.owner import lock_path
 
 
 def back_up_database(
@@ -48,8 +49,9 @@ def back_up_database(
 
 
 def _check_free(source: Path, target: Path, force: bool) -> None:
+    own = (source.resolve(), *left_beside(source.resolve()), lock_path(source))
     for there in (target, *left_beside(target)):
-        if there.exists() and (not force or target.resolve() == source.resolve()):
+        if there.exists() and (not force or target.resolve() in own):
             raise BackupExists(str(there))
 
 

@@ -18,6 +18,7 @@ from crdt import (
     back_up_database,
     verify_database,
 )
+from crdt.owner import lock_path
 from tests.crdt.care.life import contents, files, mode
 from tests.crdt.samples import alter, event, events
 
@@ -60,8 +61,12 @@ async def test_a_backup_overwrites_nothing_unless_told_to(full: Path, backup: Pa
     assert await asyncio.to_thread(backup.read_bytes) == b"precious"
     back_up_database(full, backup, force=True)
     assert await contents(backup) == await contents(full)
-    with pytest.raises(BackupExists):
-        back_up_database(full, full, force=True)
+    async with Store.open(full):
+        for its_own in (full, full.with_name(f"{full.name}-wal"), lock_path(full)):
+            before = await asyncio.to_thread(its_own.read_bytes)
+            with pytest.raises(BackupExists):
+                await asyncio.to_thread(back_up_database, full, its_own, force=True)
+            assert await asyncio.to_thread(its_own.read_bytes) == before
 
 
 async def test_what_lies_beside_an_old_copy_does_not_get_into_the_backup_that_takes_its_name(
