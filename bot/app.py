@@ -23,7 +23,7 @@ from bot.intake import PATIENCE_S, STALE_AFTER_S, Intake
 from bot.invitations import Invitations
 from bot.lanes import Lanes
 from bot.llm import ModelFailed, Provider
-from bot.matrix import KeysUnavailable, MatrixClient, RateLimited, Unreachable
+from bot.matrix import Identity, KeysUnavailable, MatrixClient, RateLimited, Unreachable
 from bot.metrics import MeasuredModel, Metrics
 from bot.pace import Pace
 from bot.pause import PausePoints
@@ -155,25 +155,25 @@ class _Login:
         self._client = client
         self._store = store
         self.device_id = ""
-        self.made = 0
-        """How many were made. The homeserver knows no transaction id from before the newest."""
 
     async def log_in(self) -> None:
         """Resume the stored login, or make one and store it."""
         stored = await stored_login(self._store.read_setting)
         identity = await self._client.connect(stored)
         self.device_id = identity.device_id
-        if identity != stored:
-            self.made += 1
-            await self._store.write_settings(
-                {
-                    USER_ID: identity.user_id,
-                    DEVICE_ID: identity.device_id,
-                    ACCESS_TOKEN: identity.access_token,
-                }
-            )
-        await self._client.retire_lost_device()
+        if identity == stored or await self._is_stored(identity):
+            await self._client.retire_lost_device()
         log.info("logged_in", user=identity.user_id, device=identity.device_id, resumed=identity == stored)
+
+    async def _is_stored(self, identity: Identity) -> bool:
+        """Store a login; `False` where that is not possible now: it stands, only the next start will not know it."""
+        settings = {USER_ID: identity.user_id, DEVICE_ID: identity.device_id, ACCESS_TOKEN: identity.access_token}
+        try:
+            await self._store.write_settings(settings)
+        except StoreUnavailable as error:
+            log.error("login_not_stored", reason=str(error))
+            return False
+        return True
 
 
 class _Running:
@@ -205,7 +205,7 @@ class _Running:
             client,
             pace,
             pauses.reached,
-            login=lambda: login.made,
+            login=lambda: client.access_token,
             moved_to=lambda room_id: self._intake.session_of(room_id),  # noqa: PLW0108 - it is made later
             ended=self._metrics.delivery_ended,
         )

@@ -52,6 +52,7 @@ BROKEN_RETRY_S: Final = 5.0
 SYNCS_APART_S: Final = 1.0
 """While something fails. The bot's own replies, of which only the answer was lost, would each cost a sync."""
 LOGIN_EVERY_S: Final = 4.0
+"""Each is several requests."""
 
 
 class Inbox(Protocol):
@@ -117,7 +118,8 @@ class Intake:
         self._left = left
         self._queued = queued
         self._unreadable = unreadable
-        self._logged_in_at = self._synced_at = -math.inf
+        self._login_ended = False
+        self._logged_in_at = self._asked_at = -math.inf
         self._sync_trouble = Trouble("sync_failed")
         self._store_trouble = Trouble("sync_not_stored", level="error")
         self._unforeseen = Trouble("sync_broke", level="error")
@@ -129,9 +131,12 @@ class Intake:
             LoginRefused, LoggedOut: the login was ended, and there is no way back in.
         """
         while True:
-            await self._pace.spare(self._synced_at, SYNCS_APART_S)
+            await self._pace.spare(self._asked_at, LOGIN_EVERY_S if self._login_ended else SYNCS_APART_S)
             await self._pace.ready()
-            self._synced_at = self._pace.clock()
+            self._asked_at = self._pace.clock()
+            if self._login_ended:  # a sync may succeed before: with a login that is made, but not seen to
+                await self._try_to_log_in()
+                continue
             try:
                 since = await self._step(since)
             except LoggedOut as error:
@@ -140,6 +145,7 @@ class Intake:
                         error
                     )  # who knows the login again, but not in a sync, would be asked in a hot loop
                 else:
+                    self._login_ended = True
                     await self._try_to_log_in()
             except (Unreachable, RateLimited, Refused) as error:  # whoever refuses a sync stands before the homeserver
                 self._health.failing("sync", str(error))
@@ -163,18 +169,15 @@ class Intake:
     async def _try_to_log_in(self) -> None:
         try:
             await self._log_in_again()
-        except (Unreachable, RateLimited, NotAHomeserver) as error:
+        except (Unreachable, RateLimited, NotAHomeserver, StoreUnavailable) as error:
             # It was a homeserver when the service started: whatever answers now stands before it, and passes.
+            self._health.failing("sync", str(error))
+            self._sync_trouble.met(str(error))
             self._pace.failed(error)
-        except StoreUnavailable as error:  # the login stands, only the next start will not know it
-            log.error("login_not_stored", reason=str(error))
-            self._logged_in()
         else:
-            self._logged_in()
-
-    def _logged_in(self) -> None:
-        self._logged_in_at = time.monotonic()
-        self._pace.worked()
+            self._login_ended = False
+            self._logged_in_at = time.monotonic()
+            self._pace.worked()
 
     async def _step(self, since: str | None) -> str:
         # A long poll would tell of the end of a fault only with the next news.

@@ -67,17 +67,25 @@ class MatrixClient:
             self._encryption = Encryption(self._wire, settings, encryption)
         self._room_rules = RoomRules(self._wire, self._rooms, self._encryption)
         self._sync = Sync(self._wire, self._rooms, self._encryption)
+        self._made: Identity | None = None
+        """The newest login that was made here. The caller has stored it only if `connect` has returned it."""
         self._lost: Identity | None = None
 
     @property
     def user_id(self) -> str:
         return self._credentials.user_id
 
+    @property
+    def access_token(self) -> str:
+        """The login that requests are made with, also while `connect` is still seeing to it."""
+        return self._wire.access_token
+
     async def connect(self, stored: Identity | None = None) -> Identity:
         """Log in and return the login, which the caller stores and hands back as `stored` at the next start.
 
-        A login that is still valid is used again: first the stored one, then the configured access token. Only when
-        neither is, the password makes a new login, of the same device. May be called again after `LoggedOut`.
+        A login that is still valid is used again: first one that an earlier call has made, then the stored one, then
+        the configured access token. Only when none is, the password makes a new login, of the same device. May be
+        called again, after `LoggedOut` and after it has failed.
 
         A device whose encryption keys are lost is given up for a new one, by password; once the caller has stored that,
         it is to call `retire_lost_device`.
@@ -89,7 +97,7 @@ class MatrixClient:
         await self.check_homeserver()
         identity = await self._resume_any(stored)
         if identity is None:
-            identity = await self._log_in(self._password(), self._device_id(stored), DEVICE_NAME)
+            identity = self._made = await self._log_in(self._password(), self._device_id(stored), DEVICE_NAME)
         if self._encryption is None:
             return identity
         try:
@@ -99,7 +107,7 @@ class MatrixClient:
                 raise
             log.error("key_store_lost", device=lost.device_id, problem=lost.problem, action="a new device is made")
             self._lost = identity
-            identity = await self._log_in(self._credentials.password, None, DEVICE_NAME)
+            identity = self._made = await self._log_in(self._credentials.password, None, DEVICE_NAME)
             await self._encryption.open(identity)
         return identity
 
@@ -244,13 +252,12 @@ class MatrixClient:
 
     def _tokens(self, stored: Identity | None) -> list[tuple[str, str | None]]:
         """The access tokens to try, in order, with the device that each is said to belong to."""
-        tokens: list[tuple[str, str | None]] = []
-        if stored is not None:
-            tokens.append((stored.access_token, stored.device_id))
-        configured = self._credentials.access_token
-        if configured is not None and (stored is None or configured != stored.access_token):
-            tokens.append((configured, self._credentials.device_id))
-        return tokens
+        tokens: dict[str, str | None] = {
+            known.access_token: known.device_id for known in (self._made, stored) if known is not None
+        }
+        if self._credentials.access_token is not None:
+            tokens.setdefault(self._credentials.access_token, self._credentials.device_id)
+        return list(tokens.items())
 
     def _device_id(self, stored: Identity | None) -> str | None:
         return stored.device_id if stored is not None else self._credentials.device_id

@@ -71,6 +71,11 @@ class Wire:
         self._nio.device_id = identity.device_id
         self._nio.access_token = identity.access_token
 
+    @property
+    def access_token(self) -> str:
+        """Of the device that was adopted; empty before."""
+        return self._nio.access_token or ""
+
     async def close(self) -> None:
         await self._nio.close()
 

@@ -21,7 +21,8 @@ from bot.errors import MusherError
 from bot.ingest.server import ListenFailed
 from bot.matrix import LoginRefused, NotAHomeserver
 from bot.prompt import split_user
-from crdt import Delivery, Message, PipelineEvent, RecordedEvent, Store, StoreBusy
+from crdt import Delivery, Message, PipelineEvent, RecordedEvent, Store, StoreBusy, StoreFull
+from tests.bot.edge import until
 from tests.bot.matrix.fake import USER, FakeHomeserver, error
 from tests.conftest import PersonMaker
 from tests.servers.model import ScriptedModel
@@ -294,8 +295,26 @@ async def test_what_waits_in_inbox_and_outbox_is_worked_at_the_start(
     assert any("42" in body for body in bodies)
 
 
+async def test_a_login_that_can_not_be_stored_is_used_all_the_same(
+    make_faked: ConfigMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = Store.write_settings
+
+    async def refuses_logins(store: Store, values: dict[str, str]) -> None:
+        if "matrix_access_token" in values:
+            raise StoreFull(str(store.path))
+        await write(store, values)
+
+    monkeypatch.setattr(Store, "write_settings", refuses_logins)
+    with capture_logs() as logs:
+        async with running(make_faked()):
+            pass
+    assert [line["event"] for line in logs].count("login_not_stored") == 1
+
+
+@pytest.mark.parametrize("failures", [0, 1], ids=["at once", "at the second try"])
 async def test_a_delivery_in_doubt_is_looked_for_after_a_new_login_even_of_the_same_device(
-    make_config: ConfigMaker, fake: FakeHomeserver, tmp_path: Path
+    failures: int, make_config: ConfigMaker, fake: FakeHomeserver, tmp_path: Path
 ) -> None:
     """A homeserver forgets a device's transaction ids with its login, not with its name."""
     ended, looked, sends = asyncio.Event(), asyncio.Event(), []
@@ -315,7 +334,15 @@ async def test_a_delivery_in_doubt_is_looked_for_after_a_new_login_even_of_the_s
             await (ended if "old-token" in request.headers["Authorization"] else asyncio.Event()).wait()
         return error(401, "M_UNKNOWN_TOKEN") if is_over(request) else error(404, "M_NOT_FOUND")
 
+    async def shows_keys(request: web.Request) -> dict[str, Any] | web.StreamResponse:
+        nonlocal failures
+        if "old-token" not in request.headers["Authorization"] and failures:
+            failures -= 1
+            return error(500, "M_UNKNOWN")
+        return {"device_keys": {}}
+
     whoami = fake.routes["/account/whoami"]
+    fake.routes["/keys/query"] = shows_keys
     fake.routes["/account/whoami"] = lambda each: error(401, "M_UNKNOWN_TOKEN") if is_over(each) else whoami(each)
     fake.routes["/login"] = lambda _: {"user_id": USER, "device_id": "SLED", "access_token": "another-token"}
     fake.routes |= {"": takes, "/sync": takes}
@@ -325,7 +352,10 @@ async def test_a_delivery_in_doubt_is_looked_for_after_a_new_login_even_of_the_s
         await store.settle([], "answered", [Delivery("musher-in-doubt", "!one:fake", "{}")])
     async with running(make_config(fake.url, USER)):
         await asyncio.wait_for(looked.wait(), 15)
+        await until(lambda: "another-token" in fake.asked("/sync")[-1].headers["Authorization"], 15)
+    assert len(fake.asked("/keys/upload")) == 2
     assert len(sends) == 1
+    assert len(fake.asked("/login")) == 1
     async with Store.open(tmp_path / "musher.db") as store:
         assert await store.read_setting("matrix_access_token") == "another-token"
 
