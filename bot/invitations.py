@@ -44,6 +44,8 @@ class Invitations:
 
     def came(self, invite: Invite) -> None:
         """Somebody invited the bot."""
+        if invite.by_upgrade and invite.room_id in self._open:
+            return
         self._open[invite.room_id] = invite
         self._news.set()
 
@@ -63,8 +65,11 @@ class Invitations:
     async def answer_open(self) -> None:
         """Answer each open invitation once. A fault leaves it open, up to a limit of tries."""
         unreachable = 0
-        for invite in list(self._open.values()):
+        for room_id in list(self._open):
             await self._pace.ready()
+            invite = self._open.get(room_id)
+            if invite is None:
+                continue
             try:
                 with contained("invite_broke", MatrixError, session=invite.room_id):
                     await self._answer(invite)
@@ -78,7 +83,8 @@ class Invitations:
                 log.warning("invite_failed", session=invite.room_id, reason=str(error))
             else:
                 self._pace.worked()
-            self._forget(invite.room_id)
+            if self._open.get(room_id) is invite:  # else another came meanwhile
+                self._forget(room_id)
 
     def _is_given_up(self, invite: Invite, error: Unreachable | RateLimited | LoggedOut, *, alone: bool) -> bool:
         """Postpone an invitation that can't be answered now; `True` when that was tried often enough."""
@@ -112,8 +118,14 @@ class Invitations:
         if self._rules.allows_room(invite.room_id, public=public):
             log.info("room_joined", session=invite.room_id, inviter=invite.inviter)
         else:
-            await self._decline(invite, "the room is public and not listed in matrix.allowed_rooms")
+            await self._leave(invite, "the room is public and not listed in matrix.allowed_rooms")
 
     async def _decline(self, invite: Invite, reason: str) -> None:
+        if invite.by_upgrade:  # there is nothing to decline, but an invitation of somebody else
+            log.info("upgrade_not_followed", session=invite.room_id, by=invite.inviter, reason=reason)
+        else:
+            await self._leave(invite, reason)
+
+    async def _leave(self, invite: Invite, reason: str) -> None:
         log.info("invite_declined", session=invite.room_id, inviter=invite.inviter, reason=reason)
         await self._membership.leave(invite.room_id)

@@ -73,12 +73,16 @@ class Redaction:
 
 @dataclass(frozen=True, slots=True)
 class Invite:
-    """`inviter` asks the bot into a room. `public` and `encrypted`: as far as the invitation shows it."""
+    """`inviter` asks the bot into a room. `public` and `encrypted`: as far as the invitation shows it.
+
+    `by_upgrade`: no invitation, but `inviter` has closed a room that the bot is in for this one.
+    """
 
     room_id: str
     inviter: str
     public: bool = False
     encrypted: bool = False
+    by_upgrade: bool = False
 
 
 @dataclass(frozen=True, slots=True)

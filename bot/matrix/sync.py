@@ -214,7 +214,7 @@ class Sync:
         for room_id in joined:
             state = self._rooms.enter(room_id)
             if state.replacement is not None and state.replaced_by and self._rooms.get(state.replacement) is None:
-                yield Invite(state.replacement, state.replaced_by)
+                yield Invite(state.replacement, state.replaced_by, by_upgrade=True)
 
     def _invites(self, invites: dict[str, Any]) -> Iterator[Invite]:
         for room_id, room in invites.items():

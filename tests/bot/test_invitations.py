@@ -192,3 +192,52 @@ async def test_what_fails_in_an_outage_does_not_count_against_an_invitation(room
         await answering.answer_open()
     await answering.answer_open()
     assert rooms.joined == [ROOM]
+
+
+async def test_an_invitation_that_comes_while_an_earlier_one_is_declined_is_answered() -> None:
+    class Busy(Rooms):
+        async def leave(self, room_id: str) -> None:
+            await super().leave(room_id)
+            answering.ended(room_id)
+            answering.came(Invite(room_id, ALICE))
+
+    rooms = Busy()
+    answering = answers(rooms)
+    answering.came(Invite(ROOM, BOB))
+    await answering.answer_open()
+    await answering.answer_open()
+    assert (rooms.left, rooms.joined) == ([ROOM], [ROOM])
+
+
+async def test_of_a_burst_each_invitation_is_answered_as_it_stands_when_its_turn_comes() -> None:
+    """While the first is answered, another is withdrawn, and a third replaced by one of somebody else."""
+    third = "!third:example.org"
+
+    class Busy(Rooms):
+        async def join(self, room_id: str) -> None:
+            await super().join(room_id)
+            if room_id == ROOM:
+                answering.ended(OTHER)
+                answering.ended(third)
+                answering.came(Invite(third, ALICE))
+
+    rooms = Busy()
+    answering = answers(rooms)
+    for room, inviter in ((ROOM, ALICE), (OTHER, BOB), (third, BOB)):
+        answering.came(Invite(room, inviter))
+    await answering.answer_open()
+    await answering.answer_open()
+    assert (rooms.left, rooms.joined) == ([], [ROOM, third])
+
+
+async def test_a_replacement_that_is_no_invitation_neither_covers_one_nor_is_declined(rooms: Rooms) -> None:
+    """Who closed the old room may be somebody else than who invites the bot to the new one."""
+    answering = answers(rooms)
+    answering.came(Invite(OTHER, BOB, by_upgrade=True))
+    await answering.answer_open()
+    answering.came(Invite(ROOM, ALICE))
+    answering.came(Invite(ROOM, BOB, by_upgrade=True))
+    await answering.answer_open()
+    answering.came(Invite(ROOM, BOB, by_upgrade=True))
+    await answering.answer_open()
+    assert (rooms.left, rooms.joined) == ([], [ROOM])
