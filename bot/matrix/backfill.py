@@ -34,11 +34,20 @@ _FILTER: Final = json.dumps(
 
 
 class Backfill:
-    """Fills the gaps before limited timelines and counts, by room, how often that has failed in a row."""
+    """Fills the gaps before limited timelines and counts, by room, how often that has failed in a row.
+
+    A step that fails is repeated as a whole; so the pages that were read are kept until one succeeds. Else many gaps
+    would never be filled from a server that fails at some requests.
+    """
 
     def __init__(self, wire: Wire) -> None:
         self._wire = wire
         self._failures: dict[str, int] = {}
+        self._pages: dict[tuple[str, str, str | None], tuple[Events, str | None]] = {}
+
+    def step_ended(self) -> None:
+        """The step has succeeded, and will not be repeated."""
+        self._pages.clear()
 
     async def fill(self, room_id: str, timeline: Events, prev_batch: str, since: str) -> Events:
         """Return `timeline` with the missing earlier events before it, in order.
@@ -82,6 +91,9 @@ class Backfill:
 
     async def _page(self, room_id: str, start: str, until: str | None) -> tuple[Events, str | None]:
         """One page, oldest event first, and where the next one starts (`None`: there is none)."""
+        known = self._pages.get((room_id, start, until))
+        if known is not None:
+            return known
         query = {"dir": "b", "from": start, "limit": str(PAGE_EVENTS), "filter": _FILTER}
         if until is not None:
             query["to"] = until
@@ -89,7 +101,9 @@ class Backfill:
         chunk, end = answer.get("chunk"), answer.get("end")
         if not isinstance(chunk, list):
             raise Unreachable(self._wire.homeserver, "a page of messages without its list")
-        return [event for event in reversed(chunk) if isinstance(event, dict)], end if isinstance(end, str) else None
+        events = [event for event in reversed(chunk) if isinstance(event, dict)]
+        page = self._pages[room_id, start, until] = events, end if isinstance(end, str) else None
+        return page
 
 
 def _messages(events: Events) -> int:

@@ -104,6 +104,7 @@ class Sync:
             self._rooms.leave(room_id)
             if self._encryption is not None:
                 self._encryption.room_changed(room_id)
+        self._backfill.step_ended()
         self._has_full_state = True
         return SyncBatch(
             next_batch=answer["next_batch"],

@@ -146,3 +146,47 @@ async def test_the_first_sync_of_all_looks_no_further_back(fake: FakeHomeserver,
     fake.routes["/sync"] = lambda _: synced(message(2), limited=True, prev_batch="p0")
     assert bodies(await faked_bot.sync(None, 0)) == ["message 2"]
     assert fake.asked("/messages") == []
+
+
+async def test_many_gaps_are_filled_though_each_round_of_requests_fails_somewhere(
+    fake: FakeHomeserver, faked_bot: MatrixClient
+) -> None:
+    rooms = [f"!room-{number}:fake" for number in range(10)]
+    asked = 0
+
+    def messages(request: web.Request) -> Answer:
+        nonlocal asked
+        asked += 1
+        number = int(request.query["from"].removeprefix("p"))
+        return error(502, "M_UNKNOWN") if asked % 4 == 0 else {"chunk": [message(100 + number)]}
+
+    timelines = {
+        room: {"timeline": {"events": [message(200 + number)], "limited": True, "prev_batch": f"p{number}"}}
+        for number, room in enumerate(rooms)
+    }
+    fake.routes["/sync"] = lambda _: {"next_batch": "s2", "rooms": {"join": timelines}}
+    fake.routes["/messages"] = messages
+    failures = 0
+    while True:
+        try:
+            batch = await faked_bot.sync("s1", 0)
+            break
+        except Unreachable:
+            failures += 1
+            assert failures < 4
+    assert bodies(batch) == [f"message {kind + number}" for number in range(len(rooms)) for kind in (100, 200)]
+
+
+async def test_a_gap_that_has_grown_since_it_was_filled_is_filled_anew(
+    fake: FakeHomeserver, faked_bot: MatrixClient
+) -> None:
+    pages: dict[str, Answer] = {"p1": {"chunk": [message(1)]}, "p2": {"chunk": [message(2), message(1)]}}
+    first = {"timeline": {"events": [message(2)], "limited": True, "prev_batch": "p1"}}
+    grown = {"timeline": {"events": [message(3)], "limited": True, "prev_batch": "p2"}}
+    broken = {"timeline": {"events": [message(9)], "limited": True, "prev_batch": "p9"}}
+    fake.routes["/messages"] = lambda request: pages.get(request.query["from"], error(502, "M_UNKNOWN"))
+    fake.routes["/sync"] = lambda _: {"next_batch": "s2", "rooms": {"join": {"!a:fake": first, "!b:fake": broken}}}
+    with pytest.raises(Unreachable):
+        await faked_bot.sync("s1", 0)
+    fake.routes["/sync"] = lambda _: {"next_batch": "s3", "rooms": {"join": {"!a:fake": grown}}}
+    assert bodies(await faked_bot.sync("s1", 0)) == ["message 1", "message 2", "message 3"]
