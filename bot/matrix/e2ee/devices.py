@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import AsyncIterator, Collection, Iterable, Iterator
 from typing import Any, Final, TypeVar
 from uuid import uuid4
 
@@ -114,12 +114,16 @@ class Devices:
         asked = self._asked_in_vain.get(whom)
         return asked is None or time.monotonic() - asked > RETRY_AFTER_S
 
-    async def send_sealed(self, devices: list[OlmDevice], kind: str, content: Json) -> None:
-        """Send one message to each device, encrypted for it; those without a session get nothing."""
+    async def send_sealed(self, devices: list[OlmDevice], kind: str, content: Json) -> AsyncIterator[list[OlmDevice]]:
+        """Send one message to each device, encrypted for it; those without a session get nothing.
+
+        Yields, request by request, the devices that were told.
+        """
         for some in _parts(devices, DEVICES_A_REQUEST):
             sealed = await self._machine.vault.run(self._machine.seal, some, kind, content)
             if sealed:
                 await self.send("m.room.encrypted", sealed)
+            yield some
 
     async def send(self, kind: str, messages: dict[str, Json]) -> None:
         """Send messages to devices, as they are: `{user: {device: content}}`."""

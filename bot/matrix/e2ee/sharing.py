@@ -35,7 +35,8 @@ class Sharing:
         self._devices = devices
         self._members = members
         self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
-        self._given: dict[str, set[tuple[str, str]]] = {}
+        self._given: dict[str, tuple[str, set[tuple[str, str]]]] = {}
+        """By room: its present key, and the devices that have it."""
         self.written = 0
 
     async def write(self, room_id: str, rules: Json, kind: str, content: Json) -> Json:
@@ -61,10 +62,10 @@ class Sharing:
         session = await run(
             machine.outbound, room_id, rules.get("rotation_period_ms"), rules.get("rotation_period_msgs")
         )
-        given = self._given.setdefault(session.id, set())
+        given = self._given_of(room_id, session)
         if given - active.keys():  # somebody has left, or a device is gone
             session = await run(machine.new_outbound, room_id)
-            given = self._given.setdefault(session.id, set())
+            given = self._given_of(room_id, session)
         lacking = {
             name: device
             for name, device in active.items()
@@ -77,7 +78,15 @@ class Sharing:
                 "session_id": session.id,
                 "session_key": session.session_key,
             }
-            await self._devices.send_sealed(list(lacking.values()), "m.room_key", key)
-            given.update(lacking)
+            async for told in self._devices.send_sealed(list(lacking.values()), "m.room_key", key):
+                given.update((each.user_id, each.id) for each in told)
             log.info("room_key_shared", session=room_id, devices=len(lacking), lacking=len(active) - len(given))
         return session
+
+    def _given_of(self, room_id: str, session: OutboundGroupSession) -> set[tuple[str, str]]:
+        """The devices that have a room's key; with a new key, those of the former are forgotten."""
+        session_id, given = self._given.get(room_id, (None, set()))
+        if session_id != session.id:
+            given = set()
+            self._given[room_id] = session.id, given
+        return given

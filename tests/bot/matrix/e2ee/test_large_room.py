@@ -15,8 +15,9 @@ from aiohttp import web
 from bot.matrix.client import MatrixClient
 from bot.matrix.e2ee import EncryptionSettings
 from bot.matrix.e2ee.devices import DEVICES_A_REQUEST
+from bot.matrix.errors import Unreachable
 from tests.bot.matrix.e2ee.conftest import KeptSettings
-from tests.bot.matrix.fake import FakeHomeserver
+from tests.bot.matrix.fake import FakeHomeserver, error
 
 PEOPLE: Final = 120
 ROOM: Final = "!large:fake"
@@ -59,7 +60,11 @@ class LargeRoom(FakeHomeserver):
         super().__init__()
         self.devices = {device.user: device for device in (Device(number) for number in range(PEOPLE))}
         self.told: Counter[str] = Counter()
-        state = {"type": "m.room.encryption", "state_key": "", "content": {"algorithm": "m.megolm.v1.aes-sha2"}}
+        self.rules: dict[str, Any] = {"algorithm": "m.megolm.v1.aes-sha2"}
+        self.fails = False
+        """Whether every third request to tell devices something fails."""
+        self._tellings = 0
+        state = {"type": "m.room.encryption", "state_key": "", "content": self.rules}
         room = {"state": {"events": [state]}, "timeline": {"events": []}}
         self.routes |= {
             "/members": lambda _: {"chunk": [_member(user) for user in self.devices]},
@@ -70,6 +75,9 @@ class LargeRoom(FakeHomeserver):
 
     async def _answer(self, request: web.Request) -> web.StreamResponse:
         if "/sendToDevice/" in request.path:
+            self._tellings += 1
+            if self.fails and self._tellings % 3 == 0:
+                return error(502, "M_UNKNOWN")
             self.told.update((await request.json())["messages"].keys())
         if "/sendToDevice/" in request.path or "/send/" in request.path:
             self.requests.append(request)
@@ -96,16 +104,48 @@ async def fake() -> AsyncIterator[LargeRoom]:
         yield server
 
 
-async def test_everybody_in_a_large_room_gets_the_key_once_in_few_requests(fake: LargeRoom, tmp_path: Path) -> None:
+@pytest.fixture
+async def client(fake: LargeRoom, tmp_path: Path) -> AsyncIterator[MatrixClient]:
     client = MatrixClient(fake.credentials, EncryptionSettings(tmp_path / "musher.db"), KeptSettings())
     try:
         await client.connect()
-        await client.sync("s0", 0)
-        before = len(fake.requests)
-        for number in range(2):
-            await client.send(ROOM, "m.room.message", {"msgtype": "m.text", "body": "hello"}, f"t{number}")
+        yield client
     finally:
         await client.close()
+
+
+async def say(client: MatrixClient, txn_id: str) -> None:
+    await client.send(ROOM, "m.room.message", {"msgtype": "m.text", "body": "hello"}, txn_id)
+
+
+async def test_everybody_in_a_large_room_gets_the_key_once_in_few_requests(
+    fake: LargeRoom, client: MatrixClient
+) -> None:
+    await client.sync("s0", 0)
+    before = len(fake.requests)
+    for number in range(2):
+        await say(client, f"t{number}")
     assert fake.told == Counter(fake.devices.keys())
     parts = -(-PEOPLE // DEVICES_A_REQUEST)
     assert len(fake.requests) - before <= 2 * parts + 5
+
+
+async def test_a_key_goes_on_to_those_that_lack_it_where_a_request_failed(
+    fake: LargeRoom, client: MatrixClient
+) -> None:
+    await client.sync("s0", 0)
+    fake.fails = True
+    with pytest.raises(Unreachable):
+        await say(client, "t1")
+    await say(client, "t1")
+    assert fake.told == Counter(fake.devices.keys())
+
+
+async def test_who_has_got_a_key_is_forgotten_with_the_key(fake: LargeRoom, client: MatrixClient) -> None:
+    fake.rules["rotation_period_msgs"] = 1
+    await client.sync("s0", 0)
+    for number in range(3):
+        await say(client, f"t{number}")
+    assert set(fake.told.values()) == {3}
+    assert client._encryption is not None
+    assert sum(len(given) for _, given in client._encryption._sharing._given.values()) == PEOPLE
