@@ -73,8 +73,13 @@ class Machine:
 
     def learn_devices(self, listed: dict[str, Json]) -> None:
         """Take over what the server lists for users, in one commit."""
-        with self.vault.atomic():
-            self.olm.store.save_device_keys({user: self._learn(user, devices) for user, devices in listed.items()})
+        try:
+            with self.vault.atomic():
+                self.olm.store.save_device_keys({user: self._learn(user, devices) for user, devices in listed.items()})
+        except DatabaseError:
+            # Else they would pass for known the next time, and never be saved.
+            self.olm.device_store = self.vault.store.load_device_keys()
+            raise
 
     def _learn(self, user_id: str, listed: Json) -> dict[str, OlmDevice]:
         """The devices of a user that have changed. A listing that changes a device's keys is a lie."""
@@ -129,6 +134,10 @@ class Machine:
         """What the Olm sessions themselves want sent; not given out twice."""
         outgoing, self.olm.outgoing_to_device_messages = self.olm.outgoing_to_device_messages, []
         return list(outgoing)
+
+    def give_back(self, outgoing: list[Any]) -> None:
+        """These could not be sent."""
+        self.olm.outgoing_to_device_messages[:0] = outgoing
 
     def seal(self, devices: list[OlmDevice], kind: str, content: Json) -> dict[str, Json]:
         """Encrypt one message for each device: `{user: {device: content}}`."""

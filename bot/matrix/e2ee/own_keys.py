@@ -40,6 +40,8 @@ class OwnKeys:
             "one_time_keys": dict(self._signed_keys(account.one_time_keys["curve25519"])),
             "fallback_keys": dict(self._signed_keys(self._fallback_key(), fallback=True)),
         }
+        if any(body.values()):  # also those made before: the file may have been full then
+            self._olm.save_account()
         if not account.shared:
             body["device_keys"] = self.device_keys()
         return {name: keys for name, keys in body.items() if keys} or None
@@ -48,10 +50,8 @@ class OwnKeys:
         account = self._olm.account
         if left.one_time < low and not account.one_time_keys["curve25519"]:
             account.generate_one_time_keys(max(account.max_one_time_keys - left.one_time, 1))
-            self._olm.save_account()
         if not left.fallback and not self._fallback_key():
             account._account.generate_fallback_key()
-            self._olm.save_account()
 
     def _fallback_key(self) -> dict[str, str]:
         """The fallback key that the server does not have yet; nio's account does not show it."""
