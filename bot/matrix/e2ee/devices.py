@@ -13,7 +13,7 @@ from nio.crypto import OlmDevice  # type: ignore[import-untyped]
 from bot.matrix.e2ee.json_signing import Json
 from bot.matrix.e2ee.machine import Machine
 from bot.matrix.e2ee.model import KeysLeft
-from bot.matrix.errors import KeysRefused, Refused
+from bot.matrix.errors import KeysRefused, MatrixError, Refused
 from bot.matrix.second_asks import HEAVY, USUAL, Patience
 from bot.matrix.wire import Wire
 
@@ -95,8 +95,19 @@ class Devices:
         devices = [each for each in devices if self._may_ask(each.curve25519)]
         for some in _parts(devices, DEVICES_A_REQUEST):
             await self._claim(some)
-        for message in await vault.run(self._machine.take_outgoing):
-            await self.send(message.type, {message.recipient: {message.recipient_device: message.content}})
+        await self._send_outgoing()
+
+    async def _send_outgoing(self) -> None:
+        outgoing = await self._machine.vault.run(self._machine.take_outgoing)
+        try:
+            while outgoing:
+                message = outgoing[0]
+                await self.send(message.type, {message.recipient: {message.recipient_device: message.content}})
+                outgoing.pop(0)
+        except MatrixError as error:
+            unsent = outgoing[1:] if isinstance(error, Refused) else outgoing
+            await self._machine.vault.run(self._machine.give_back, unsent)
+            raise
 
     async def _claim(self, devices: list[OlmDevice]) -> None:
         wanted: dict[str, dict[str, str]] = {}

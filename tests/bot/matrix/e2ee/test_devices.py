@@ -6,9 +6,11 @@ from typing import Any
 from uuid import uuid4
 
 import aiohttp
+import pytest
 import vodozemac
 
 from bot.demo.homeserver import Homeserver
+from bot.matrix.errors import Unreachable
 from tests.bot.matrix.e2ee.conftest import Bot, PersonMaker, enter
 from tests.bot.matrix.e2ee.nio_person import NioPerson
 
@@ -134,3 +136,26 @@ async def test_a_session_that_is_broken_is_mended(bot: Bot, alice: NioPerson, ro
     await alice.sync()
     await bot.say(room, "mended")
     await alice.until_heard("mended")
+
+
+async def test_what_mends_a_session_is_sent_again_where_that_failed(
+    bot: Bot, alice: NioPerson, room: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await alice.say(room, "one")
+    await bot.until_heard("one")
+    await bot.say(room, "two")
+    machine = bot.encryption._machine
+    (device,) = machine.active_devices(alice.user_id)
+    sent: list[dict[str, Any]] = []
+
+    async def fails_once(_kind: str, messages: dict[str, Any]) -> None:
+        sent.append(messages)
+        if len(sent) == 1:
+            raise Unreachable("https://example.org", "no connection")
+
+    monkeypatch.setattr(bot.encryption._devices, "send", fails_once)
+    await machine.vault.run(machine.olm.wedged_devices.append, device)
+    for _ in range(3):
+        await bot.sync()
+    assert [list(messages) for messages in sent] == [[alice.user_id]] * 2
+    assert sent[0] == sent[1]
