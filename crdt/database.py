@@ -28,7 +28,7 @@ from crdt import opening, schema
 from crdt.errors import StoreClosed, StoreUnavailable, translate
 from crdt.gathering import Gathering
 from crdt.opening import BeginAnew
-from crdt.owner import OwnerLock, Witness, read_witness
+from crdt.owner import OwnerLock, Witness, file_itself, read_witness
 from crdt.state import State, count_commit
 
 log = structlog.get_logger(__name__)
@@ -321,7 +321,7 @@ async def open_database(path: Path, sled_id: str | None, begin_anew: BeginAnew |
     except OSError as error:
         raise translate(path, error) from error
     try:
-        return await _open_owned(path, lock, sled_id, begin_anew)
+        return await _open_owned(file_itself(path), lock, sled_id, begin_anew)
     except BaseException as error:
         lock.release()
         if isinstance(error, sqlite3.Error | OSError | UnicodeDecodeError):

@@ -33,9 +33,15 @@ class Witness:
     database_id: str
 
 
+def file_itself(database: Path) -> Path:
+    """The file that links lead to: its WAL and its lock stand beside it."""
+    # `resolve` fails where links lead round in a circle. What is no link keeps the name that people gave it.
+    return Path(os.path.realpath(database)) if database.is_symlink() else database
+
+
 def lock_path(database: Path) -> Path:
-    """Where the lock file of a database stands: beside the file itself, whatever links lead to it."""
-    database = Path(os.path.realpath(database))  # `resolve` fails where links lead round in a circle
+    """Where the lock file of a database stands."""
+    database = file_itself(database)
     return database.with_name(database.name + ".lock")
 
 

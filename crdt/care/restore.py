@@ -19,7 +19,7 @@ from crdt.care.renewal import begin_anew
 from crdt.care.verify import Verification, examine
 from crdt.database import in_snapshot
 from crdt.errors import StoreDamaged, StoreUnavailable
-from crdt.owner import OwnerLock, Witness, lock_path
+from crdt.owner import OwnerLock, Witness, file_itself, lock_path
 from crdt.state import State
 
 log = structlog.get_logger(__name__)
@@ -43,7 +43,7 @@ def restore_database(path: str | Path, backup: str | Path, *, progress: Progress
         StoreDamaged: the backup is; nothing was replaced.
         StoreNewer, StoreUnavailable: the backup can't be read, or the database can't be written.
     """
-    place, source = Path(path), Path(backup)
+    place, source = file_itself(Path(path)), Path(backup)
     if place.resolve() == source.resolve():
         raise StoreUnavailable(str(source), "is the database itself", "name a file that 'musher db backup' wrote")
     with translating(place):

@@ -80,6 +80,20 @@ async def test_a_link_to_the_database_leads_to_the_same_lock(path: Path, store: 
             pass
 
 
+async def test_behind_a_link_a_wal_that_is_deleted_is_noticed_too(path: Path) -> None:
+    link = path.with_name("link.db")
+    link.symlink_to(path)
+    async with Store.open(link) as store:
+        await store.append_event(event(1))
+        assert (await store.statistics()).wal_bytes > 0
+        wal = path.with_name(f"{path.name}-wal")
+        wal.rename(aside := wal.with_name("aside"))
+        with pytest.raises(StoreUnavailable, match="moved, deleted or replaced"):
+            await store.append_event(event(2))
+        aside.rename(wal)
+        assert await store.append_event(event(2)) == 2
+
+
 async def test_a_closed_store_can_be_opened_again(path: Path) -> None:
     for number in range(1, 4):
         async with Store.open(path) as store:

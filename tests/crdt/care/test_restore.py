@@ -96,6 +96,19 @@ async def test_a_database_is_restored_where_there_was_none(full: Path, backup: P
     }
 
 
+async def test_behind_a_link_a_database_is_restored_where_it_stands(full: Path, backup: Path) -> None:
+    """There may be no room for it where the link is, and its lock and WAL are not there either."""
+    back_up_database(full, backup)
+    link = full.with_name("link.db")
+    link.symlink_to(full)
+    restored = restore_database(link, backup)
+    assert link.is_symlink()
+    assert restored.aside is not None
+    assert restored.aside.name.startswith(f"{full.name}.replaced-")
+    async with Store.open(full) as store:
+        assert len(await store.read_events()) == 17
+
+
 async def test_nothing_is_restored_beside_the_owner(full: Path, backup: Path) -> None:
     back_up_database(full, backup)
     async with Store.open(full):
