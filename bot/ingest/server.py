@@ -23,10 +23,11 @@ from bot.ingest.events import EventsEndpoint
 from bot.ingest.hooks import HooksEndpoint
 from bot.ingest.listener import IDLE_SECONDS, Door, Listener, open_doors
 from bot.ingest.losses import AppendGap, Losses
-from bot.ingest.refusals import NO_HEADERS, Internal, MethodNotAllowed, NotFound, Refusal
+from bot.ingest.refusals import NO_HEADERS, Internal, MethodNotAllowed, NotFound, Refusal, StorageUnavailable
 from bot.ingest.source import Source
 from bot.ingest.storing import Append
-from crdt import PipelineEvent
+from bot.trouble import Trouble
+from crdt import PipelineEvent, StoreDamaged
 
 log = structlog.get_logger(__name__)
 
@@ -77,6 +78,7 @@ class IngestServer:
         self._host = host
         self._asked_port = port
         self._health = health
+        self._damage = Trouble("event_log_damaged", level="error")
         self._idle_seconds = idle_seconds
         self._listener: Listener
         self._doors: list[Door] = []
@@ -119,6 +121,9 @@ class IngestServer:
             response = await self._find_route(request)(request)
         except Refusal as refusal:
             response = _refused(refusal)
+        except StoreDamaged as error:
+            self._damage.met(str(error))
+            response = _refused(StorageUnavailable())
         except Exception:  # One request that fails unforeseen must neither end the others nor show its insides.
             log.exception("request_failed", method=request.method, path=request.path)
             response = _refused(Internal())

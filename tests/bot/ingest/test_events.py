@@ -9,7 +9,7 @@ from structlog.testing import capture_logs
 
 from bot.health import Health
 from bot.ingest import IngestServer
-from crdt import Appended, EventBatch, InvalidEvent, StoreClosed, StoreFull, StoreUnavailable
+from crdt import Appended, EventBatch, InvalidEvent, StoreClosed, StoreDamaged, StoreFull, StoreUnavailable
 from tests.bot.ingest.conftest import RecordingAppend
 from tests.bot.ingest.raw_http import TOKEN, connect, get, head, post
 
@@ -125,6 +125,7 @@ async def test_every_configured_token_opens(server: IngestServer) -> None:
         (StoreFull("/secret/place.db"), "storage_full"),
         (StoreUnavailable("/secret/place.db", "can't be written", "look at the disk"), "storage_unavailable"),
         (StoreClosed("/secret/place.db"), "storage_unavailable"),
+        (StoreDamaged("/secret/place.db", "the database disk image is malformed"), "storage_unavailable"),
     ],
 )
 async def test_a_log_that_cannot_take_events_asks_to_come_back_later(
@@ -137,6 +138,15 @@ async def test_a_log_that_cannot_take_events_asks_to_come_back_later(
     assert b"secret" not in answer.body
     append.error = None
     assert (await post(server.port, event("1"))).status == 202
+
+
+async def test_a_damaged_log_is_told_of_once_and_without_a_trace(server: IngestServer, append: RecordingAppend) -> None:
+    append.error = StoreDamaged("musher.db", "it is malformed")
+    with capture_logs() as logs:
+        for _ in range(3):
+            await post(server.port, event("1"))
+    errors = [line for line in logs if line["log_level"] == "error"]
+    assert [(line["event"], line["reason"]) for line in errors] == [("event_log_damaged", str(append.error))]
 
 
 async def test_an_event_that_only_the_log_refuses_is_named(server: IngestServer, append: RecordingAppend) -> None:
