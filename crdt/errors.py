@@ -122,7 +122,8 @@ class UnknownTurn(CrdtError):
 
 
 # What SQLite and its module say of damage under codes that stand for anything.
-_SIGNS_OF_DAMAGE = ("decode to UTF-8", "unsupported file format")
+_OF_OUR_FUNCTIONS = "user-defined function raised exception"  # all that they can't take is text that is none
+_SIGNS_OF_DAMAGE = ("decode to UTF-8", "unsupported file format", _OF_OUR_FUNCTIONS)
 
 
 def translate(path: Path, error: sqlite3.Error | OSError | UnicodeDecodeError) -> CrdtError:
@@ -139,7 +140,8 @@ def translate(path: Path, error: sqlite3.Error | OSError | UnicodeDecodeError) -
     if primary in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB) or any(
         sign in str(error) for sign in _SIGNS_OF_DAMAGE
     ):
-        return StoreDamaged(str(path), str(error))
+        no_text = _OF_OUR_FUNCTIONS in str(error)
+        return StoreDamaged(str(path), "a row holds text that can't be read" if no_text else str(error))
     if code == sqlite3.SQLITE_READONLY_ROLLBACK:
         return StoreUnavailable(
             str(path), "was left in the midst of a change", "start 'musher run' once, which undoes it"

@@ -178,6 +178,15 @@ async def test_snapshots_of_the_fourth_schema_are_packed_and_an_altered_one_is_r
     assert verify_database(full).problems == ("the snapshot of document log/build-1/2 was altered",)
 
 
+async def test_text_that_can_not_be_read_in_the_first_schema_is_named(path: Path) -> None:
+    await asyncio.to_thread(write_first_schema, path)
+    alter(path, "UPDATE turns SET key = CAST(x'ff41' AS TEXT)")
+    with pytest.raises(StoreDamaged, match="text that can't be read"):
+        async with Store.open(path):
+            pass
+    assert look(path, "PRAGMA user_version") == [(1,)]
+
+
 @pytest.mark.parametrize(
     ("damage", "named"),
     [
