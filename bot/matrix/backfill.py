@@ -98,9 +98,7 @@ class Backfill:
         if until is not None:
             query["to"] = until
         answer = await self._wire.get("rooms", room_id, "messages", query=query, room=room_id)
-        chunk, end = answer.get("chunk"), answer.get("end")
-        if not isinstance(chunk, list):
-            raise Unreachable(self._wire.homeserver, "a page of messages without its list")
+        chunk, end = self._wire.list_in(answer, "chunk"), answer.get("end")
         events = [event for event in reversed(chunk) if isinstance(event, dict)]
         page = self._pages[room_id, start, until] = events, end if isinstance(end, str) else None
         return page

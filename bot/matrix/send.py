@@ -97,7 +97,7 @@ async def find_own(wire: Wire, room_id: str, delivery_id: str) -> str | None:
     }
     for _ in range(MOST_PAGES):
         answer = await _page(wire, room_id, query)
-        for event in answer.get("chunk") or ():
+        for event in wire.list_in(answer, "chunk"):
             if _carries(event, delivery_id):
                 return str(event["event_id"])
         end = answer.get("end")
@@ -128,8 +128,7 @@ async def _page(wire: Wire, room_id: str, query: Mapping[str, str]) -> dict[str,
 
 async def _why_forbidden(wire: Wire, error: Forbidden) -> Forbidden | NotInRoom | RoomReplaced:
     """A homeserver says M_FORBIDDEN to a stranger, to a member without the power level, and in a closed room alike."""
-    joined = (await wire.get("joined_rooms")).get("joined_rooms")
-    if not isinstance(joined, list) or error.room_id not in joined:
+    if error.room_id not in wire.list_in(await wire.get("joined_rooms"), "joined_rooms"):
         return NotInRoom(error.room_id)
     tombstone = await room_state(wire, error.room_id, "m.room.tombstone")
     return RoomReplaced(error.room_id) if (tombstone or {}).get("replacement_room") else error

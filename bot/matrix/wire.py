@@ -164,6 +164,13 @@ class Wire:
         except (ClientError, OSError) as error:
             raise Unreachable(self.homeserver, str(error) or type(error).__name__) from error
 
+    def list_in(self, answer: Mapping[str, Any], name: str) -> list[Any]:
+        """The list that an answer has to hold. Raises `Unreachable`: one without it says nothing, not "none"."""
+        found = answer.get(name)
+        if not isinstance(found, list):
+            raise Unreachable(self.homeserver, f"an answer without its {name}")
+        return found
+
     def _session(self) -> AsyncClient:
         if self._nio.client_session is None:
             self._nio.client_session = ClientSession(middlewares=(_once,))

@@ -31,7 +31,7 @@ class Members:
             answer = await self._wire.get("rooms", room_id, "members", query={"not_membership": "leave"}, room=room_id)
         except Forbidden as error:
             raise NotInRoom(room_id) from error
-        members = {user for event in answer.get("chunk") or () if (user := _reader(event)) is not None}
+        members = {user for event in self._wire.list_in(answer, "chunk") if (user := _reader(event)) is not None}
         if self._changes.get(room_id, 0) == before:
             self._known[room_id] = members
         return members

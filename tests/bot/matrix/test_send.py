@@ -125,6 +125,16 @@ async def test_a_sent_event_without_an_id_is_in_doubt(fake: FakeHomeserver, fake
         await faked_bot.send("!room:fake", "m.room.message", text("hello"), "t1")
 
 
+async def test_an_answer_without_its_list_shows_nothing(fake: FakeHomeserver, faked_bot: MatrixClient) -> None:
+    """Neither that what is in doubt has not arrived, nor that the bot is in no room."""
+    fake.routes["/messages"] = fake.routes["/joined_rooms"] = lambda _: {}
+    fake.routes["/send/m.room.message/t1"] = lambda _: error(403, "M_FORBIDDEN")
+    with pytest.raises(Unreachable):
+        await faked_bot.find_own("!room:fake", "d1")
+    with pytest.raises(Unreachable):
+        await faked_bot.send("!room:fake", "m.room.message", text("hello"), "t1")
+
+
 async def test_nothing_is_sent_while_nobody_can_say_whether_the_room_is_encrypted(
     fake: FakeHomeserver, faked_bot: MatrixClient
 ) -> None:

@@ -149,3 +149,16 @@ async def test_who_has_got_a_key_is_forgotten_with_the_key(fake: LargeRoom, clie
     assert set(fake.told.values()) == {3}
     assert client._encryption is not None
     assert sum(len(given) for _, given in client._encryption._sharing._given.values()) == PEOPLE
+
+
+async def test_nothing_is_sent_that_nobody_could_read_since_the_members_are_not_known(
+    fake: LargeRoom, client: MatrixClient
+) -> None:
+    await client.sync("s0", 0)
+    members = fake.routes["/members"]
+    fake.routes["/members"] = lambda _: {}
+    with pytest.raises(Unreachable):
+        await say(client, "t1")
+    fake.routes["/members"] = members
+    await say(client, "t1")
+    assert fake.told == Counter(fake.devices.keys())
