@@ -188,7 +188,8 @@ class Wire:
         session = fields.get("session")
         if status == 401 and isinstance(fields.get("flows"), list) and isinstance(session, str):
             return PasswordAsked(self.homeserver, session)
-        if status >= 500 or not errcode:
+        unknown = room is not None and errcode == "M_UNRECOGNIZED"  # every homeserver knows what is asked about rooms
+        if status >= 500 or not errcode or unknown:
             kind = errcode or ("no Matrix error" if status >= 300 else "no JSON object")
             return Unreachable(self.homeserver, f"HTTP status {status}, {kind}", status)
         if errcode in _LOGGED_OUT:

@@ -48,6 +48,14 @@ async def test_what_is_no_json_object_is_no_answer(body: bytes, wire: Wire, fake
     assert isinstance(await failure(wire, fake, lambda _: answer), Unreachable)
 
 
+@pytest.mark.parametrize("status", [404, 405])
+async def test_who_does_not_know_a_request_about_a_room_is_not_the_homeserver(
+    status: int, wire: Wire, fake: FakeHomeserver
+) -> None:
+    """A proxy that is being set up, or a worker that it asks by mistake. What it refuses must not be dropped."""
+    assert isinstance(await failure(wire, fake, lambda _: error(status, "M_UNRECOGNIZED")), Unreachable)
+
+
 async def test_an_answer_that_breaks_off_is_no_answer(wire: Wire, fake: FakeHomeserver) -> None:
     assert isinstance(await failure(wire, fake, truncated), Unreachable)
 
