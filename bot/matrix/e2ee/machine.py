@@ -71,6 +71,14 @@ class Machine:
             if not (user_id == self.user_id and device.id == self.device_id) and not device.blacklisted
         ]
 
+    def active_devices_of(self, users: set[str]) -> list[OlmDevice]:
+        """The same of several users."""
+        return [each for user in sorted(users) for each in self.active_devices(user)]
+
+    def with_session(self, devices: list[OlmDevice]) -> list[OlmDevice]:
+        """Those devices to which there is an Olm session."""
+        return [each for each in devices if self.olm.session_store.get(each.curve25519) is not None]
+
     def learn_devices(self, listed: dict[str, Json]) -> None:
         """Take over what the server lists for users, in one commit."""
         try:
@@ -108,7 +116,7 @@ class Machine:
 
     def without_session(self, users: set[str]) -> list[OlmDevice]:
         """The users' devices to which there is no Olm session, and those whose session is broken."""
-        missing = [each for user in users for each in self.active_devices(user)]
+        missing = self.active_devices_of(users)
         missing = [each for each in missing if self.olm.session_store.get(each.curve25519) is None]
         return missing + [each for each in self.olm.wedged_devices if each not in missing]
 

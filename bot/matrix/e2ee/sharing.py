@@ -58,7 +58,7 @@ class Sharing:
         await self._devices.refresh(members)
         await self._devices.begin_sessions(members)
         run, machine = self._machine.vault.run, self._machine
-        active = {(each.user_id, each.id): each for user in sorted(members) for each in machine.active_devices(user)}
+        active = {(each.user_id, each.id): each for each in await run(machine.active_devices_of, members)}
         session = await run(
             machine.outbound, room_id, rules.get("rotation_period_ms"), rules.get("rotation_period_msgs")
         )
@@ -66,11 +66,7 @@ class Sharing:
         if given - active.keys():  # somebody has left, or a device is gone
             session = await run(machine.new_outbound, room_id)
             given = self._given_of(room_id, session)
-        lacking = {
-            name: device
-            for name, device in active.items()
-            if name not in given and machine.olm.session_store.get(device.curve25519) is not None
-        }
+        lacking = await run(machine.with_session, [device for name, device in active.items() if name not in given])
         if lacking:
             key = {
                 "algorithm": MEGOLM,
@@ -78,7 +74,7 @@ class Sharing:
                 "session_id": session.id,
                 "session_key": session.session_key,
             }
-            async for told in self._devices.send_sealed(list(lacking.values()), "m.room_key", key):
+            async for told in self._devices.send_sealed(lacking, "m.room_key", key):
                 given.update((each.user_id, each.id) for each in told)
             log.info("room_key_shared", session=room_id, devices=len(lacking), lacking=len(active) - len(given))
         return session

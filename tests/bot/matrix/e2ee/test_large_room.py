@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections import Counter
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -162,3 +163,26 @@ async def test_nothing_is_sent_that_nobody_could_read_since_the_members_are_not_
     fake.routes["/members"] = members
     await say(client, "t1")
     assert fake.told == Counter(fake.devices.keys())
+
+
+async def test_the_devices_are_looked_at_by_the_thread_alone_that_changes_them(
+    fake: LargeRoom, client: MatrixClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a room's send breaks while another room's learns of the same person's devices."""
+    await client.sync("s0", 0)
+    assert client._encryption is not None
+    machine = client._encryption._machine
+    looked: set[str] = set()
+
+    def watched(look: Any) -> Any:
+        def watch(*arguments: Any) -> Any:
+            looked.add(threading.current_thread().name)
+            return look(*arguments)
+
+        return watch
+
+    monkeypatch.setattr(machine, "active_devices", watched(machine.active_devices))
+    monkeypatch.setattr(machine.olm.session_store, "get", watched(machine.olm.session_store.get))
+    await say(client, "t1")
+    assert fake.told == Counter(fake.devices.keys())
+    assert looked == {"keys_0"}
