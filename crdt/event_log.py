@@ -28,7 +28,7 @@ from crdt.documents import (
     delete_document,
     insert_ops,
 )
-from crdt.errors import CrdtError, InvalidEvent, StoreDamaged
+from crdt.errors import CrdtError, InvalidEvent, StoreDamaged, StoreFull
 from crdt.gathering import Gathering
 from crdt.log_entries import RecentEvents, decode_event, document_name, encode_event
 from crdt.model import Appended, EventBatch, PipelineEvent, RecordedEvent
@@ -86,7 +86,10 @@ class EventLog:
             StoreDamaged: they are not what was written.
         """
         await self._load_newest()
-        await self.apply_retention()
+        try:
+            await self.apply_retention()
+        except StoreFull as error:  # also what frees room needs some; the next housekeeping tries again
+            log.warning("retention_postponed", reason=str(error))
 
     async def _load_newest(self) -> None:
         """Read the newest segment that is known, and any after it, from the file.
@@ -300,7 +303,6 @@ class EventLog:
                 )
             return connection.execute("DELETE FROM dedupe WHERE recorded_at < ?", (oldest_key,)).rowcount
 
-        # Nothing is written when nothing is to go: a store must open on a full disk.
         if not gone and not await self._database.read(lambda connection: _has_keys_before(connection, oldest_key)):
             return
         # Readers must not look for a segment whose rows are about to go, so it leaves their sight first.

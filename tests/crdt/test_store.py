@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 import threading
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from crdt import CrdtError, EventBatch, Store, StoreClosed, StoreFull, Turn
+from crdt.documents import delete_document
 from tests.crdt.breakage import fill_disk, free_disk
 from tests.crdt.samples import ROOM, alter, delivery, event, events, lines, look, message, told
 
@@ -236,6 +238,26 @@ async def test_retention_that_cannot_be_committed_takes_nothing(path: Path, monk
             with pytest.raises(StoreFull):
                 await store.housekeep()
             assert len(await store.read_events()) == 10
+        await store.housekeep()
+        assert [one.event_seq for one in await store.read_events()] == [7, 8, 9, 10]
+
+
+async def test_a_store_opens_on_a_full_disk_though_retention_is_due(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk_is_full = True
+
+    def delete_if_there_is_room(connection: sqlite3.Connection, name: str) -> None:
+        if disk_is_full:
+            raise StoreFull(str(path))
+        delete_document(connection, name)
+
+    monkeypatch.setattr("crdt.event_log.delete_document", delete_if_there_is_room)
+    async with Store.open(path, segment_events=3) as store:
+        await store.append_events(events(1, 10))
+    async with Store.open(path, segment_events=3, retention_events=3) as store:
+        assert len(await store.read_events()) == 10
+        disk_is_full = False
         await store.housekeep()
         assert [one.event_seq for one in await store.read_events()] == [7, 8, 9, 10]
 
