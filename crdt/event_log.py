@@ -22,6 +22,7 @@ from crdt.audit import validate_event
 from crdt.database import Database
 from crdt.documents import (
     MAX_CHANGES_PER_TRANSACTION,
+    OF_DOCUMENT,
     Document,
     Documents,
     Op,
@@ -345,12 +346,10 @@ def _is_long(document: Document) -> bool:
 
 
 def _names_with_ops(connection: sqlite3.Connection, sled_id: str) -> list[str]:
-    query = (
-        "SELECT name FROM documents WHERE name > ? AND name < ? "
-        "AND EXISTS (SELECT 1 FROM ops WHERE ops.doc_id = documents.doc_id)"
-    )
     names = (f"log/{sled_id}/", f"log/{sled_id}0")  # "0" is what follows "/"
-    return [name for (name,) in connection.execute(query, names)]
+    found = connection.execute("SELECT doc_id, name FROM documents WHERE name > ? AND name < ?", names).fetchall()
+    one_op = f"SELECT 1 FROM ops WHERE {OF_DOCUMENT} LIMIT 1"
+    return [name for doc_id, name in found if connection.execute(one_op, (doc_id,)).fetchone()]
 
 
 def _has_keys_before(connection: sqlite3.Connection, at_ms: int) -> bool:

@@ -43,7 +43,8 @@ def _check_no_document(connection: sqlite3.Connection, session_id: str) -> None:
 
 def write_session_row(connection: sqlite3.Connection, session_id: str, row: SessionRow) -> None:
     """Store a session's row."""
-    connection.execute(
-        "INSERT OR REPLACE INTO sessions VALUES (?, ?, ?, ?)",
+    connection.execute(  # not OR REPLACE, which would write the row and its index anew
+        "INSERT INTO sessions VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE "
+        "SET part = excluded.part, turns = excluded.turns, checksum = excluded.checksum",
         (session_id, row.part, row.turns, checksum(session_id, row.part, row.turns)),
     )

@@ -34,7 +34,8 @@ def read(connection: sqlite3.Connection, name: str) -> str | None:
 def write(connection: sqlite3.Connection, values: Mapping[str, str]) -> None:
     """Write some, over what they were."""
     connection.executemany(
-        "INSERT OR REPLACE INTO settings VALUES (?, ?, ?)",
+        "INSERT INTO settings VALUES (?, ?, ?) "
+        "ON CONFLICT DO UPDATE SET value = excluded.value, checksum = excluded.checksum",
         [(name, value, checksum(name, value)) for name, value in values.items()],
     )
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from crdt import Delivery, Message, PipelineEvent, audit_line, parse_audit_line
-from crdt.schema import prepare, unpacked
+from crdt.schema import MIGRATIONS, prepare, unpacked
 
 ROOM = "!room:example.org"
 OTHER_ROOM = "!other"
@@ -75,8 +75,9 @@ def alter(database: Path, statement: str, *parameters: object) -> int:
     return changed
 
 
-def unpack_snapshots(database: Path) -> None:
-    """Make a database as it was before the fifth schema."""
+def go_back_to_the_fourth_schema(database: Path) -> None:
+    """Make a database as it was before snapshots were packed, and before ops had one number for a key."""
+    (ops,) = (each for each in MIGRATIONS[0].split(";") if "CREATE TABLE ops" in each)
     name = "(SELECT name FROM documents WHERE documents.doc_id = snapshots.doc_id)"
     connection = sqlite3.connect(database)
     prepare(connection)
@@ -85,6 +86,10 @@ def unpack_snapshots(database: Path) -> None:
     connection.execute(
         f"UPDATE snapshots SET checksum = row_checksum({name}, ops, unpacked(data)), data = unpacked(data)"
     )
+    connection.execute("ALTER TABLE ops RENAME TO newer_ops")
+    connection.execute(ops)
+    connection.execute("INSERT INTO ops SELECT doc_id, seq, writer_id, data, checksum FROM newer_ops")
+    connection.execute("DROP TABLE newer_ops")
     connection.execute("PRAGMA user_version = 4")
     connection.commit()
     connection.close()

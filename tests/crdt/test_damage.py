@@ -69,7 +69,7 @@ FLIP = "substr(data, 1, 20) || x'00' || substr(data, 22)"
         (f"DELETE FROM ops WHERE doc_id = {LIVE} AND seq = 2", nothing, "op 2 of document log/build-1/4 is missing"),
         (f"DELETE FROM ops WHERE doc_id = {LIVE}", nothing, "op 1 of document log/build-1/4 is missing"),
         (
-            f"UPDATE ops SET seq = 9 WHERE doc_id = {LIVE} AND seq = 2",
+            f"UPDATE ops SET op_id = op_id + 7 WHERE doc_id = {LIVE} AND seq = 2",
             nothing,
             "op 2 of document log/build-1/4 is missing",
         ),

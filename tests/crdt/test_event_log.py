@@ -24,7 +24,7 @@ from crdt import (
 )
 from crdt.schema import checksum
 from tests.crdt.breakage import fail_after_commit, fill_disk, free_disk
-from tests.crdt.samples import ROOM, alter, event, events, lines, look, told, unpack_snapshots
+from tests.crdt.samples import ROOM, alter, event, events, go_back_to_the_fourth_schema, lines, look, told
 
 
 async def test_seqs_start_at_one_and_have_no_holes(store: Store) -> None:
@@ -100,7 +100,7 @@ async def test_a_log_from_before_rows_lagged_behind_goes_on_where_it_ended(path:
     async with Store.open(path, sled_id="build-1", segment_events=5) as store:
         await store.append_events(events(1, 8))
     alter(path, "UPDATE segments SET events = 3, checksum = ? WHERE segment = 2", checksum("build-1", 2, 6, 3, None))
-    unpack_snapshots(path)
+    go_back_to_the_fourth_schema(path)
     alter(path, "PRAGMA user_version = 3")
     async with Store.open(path, segment_events=5) as store:
         assert await store.append_events(events(9, 12)) == [9, 10, 11, 12]

@@ -23,7 +23,7 @@ from crdt.log_entries import encode_event
 from crdt.owner import lock_path
 from crdt.schema import MIGRATIONS, prepare, unpacked
 from tests.crdt.care.life import live
-from tests.crdt.samples import ROOM, alter, event, events, look, unpack_snapshots
+from tests.crdt.samples import ROOM, alter, event, events, go_back_to_the_fourth_schema, look
 
 
 async def test_a_database_is_verified_beside_its_owner(path: Path) -> None:
@@ -168,7 +168,7 @@ async def test_a_database_of_the_first_schema_is_brought_up_to_date(path: Path, 
 
 
 async def test_snapshots_of_the_fourth_schema_are_packed_and_an_altered_one_is_refused_by_name(full: Path) -> None:
-    unpack_snapshots(full)
+    go_back_to_the_fourth_schema(full)
     alter(full, "UPDATE snapshots SET data = zeroblob(40) WHERE doc_id = 2")
     async with Store.open(full, segment_events=5) as store:
         assert [one.event_seq for one in await store.read_events(after=10)] == list(range(11, 18))
@@ -198,7 +198,7 @@ async def test_text_that_can_not_be_read_in_the_first_schema_is_named(path: Path
 async def test_what_is_altered_in_an_older_schema_is_refused_by_name_and_left_as_it_is(
     full: Path, backup: Path, damage: str, named: str
 ) -> None:
-    unpack_snapshots(full)
+    go_back_to_the_fourth_schema(full)
     alter(full, damage)
     with pytest.raises(StoreDamaged, match=named):
         async with Store.open(full):
@@ -213,7 +213,7 @@ async def test_an_older_schema_that_lost_its_newest_commits_is_refused(full: Pat
     async with Store.open(full) as store:
         await store.append_event(event(18))
     await asyncio.to_thread(full.write_bytes, lost)
-    unpack_snapshots(full)
+    go_back_to_the_fourth_schema(full)
     with pytest.raises(StoreDamaged, match="the newest 1 commits are missing"):
         async with Store.open(full):
             pass
