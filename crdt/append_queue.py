@@ -1,12 +1,15 @@
-"""Appends that wait to be committed: which of them go together, which of their batches are new. Pure."""
+"""Appends that wait to be committed: which are refused, which go together, which of their batches are new. Pure."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
+from crdt.audit import validate_event
+from crdt.errors import InvalidEvent
 from crdt.model import Appended, EventBatch
+from crdt.transcript import well_formed
 
 MAX_EVENTS_PER_COMMIT = 2000
 """Events that share a commit, beyond the first caller's own: bounds how long the first caller waits for the last."""
@@ -18,11 +21,6 @@ class Append:
 
     batches: Sequence[EventBatch]
     done: asyncio.Future[list[Appended]]
-    events: int = field(init=False)
-    """How many it brings."""
-
-    def __post_init__(self) -> None:
-        self.events = sum([len(batch.events) for batch in self.batches])
 
 
 def take(queue: list[Append]) -> list[Append]:
@@ -30,12 +28,13 @@ def take(queue: list[Append]) -> list[Append]:
     taken: list[Append] = []
     events = count = 0
     for waiting in queue:
-        if taken and events + waiting.events > MAX_EVENTS_PER_COMMIT:
+        brought = sum([len(batch.events) for batch in waiting.batches])
+        if taken and events + brought > MAX_EVENTS_PER_COMMIT:
             break
         count += 1
         if not waiting.done.done():
             taken.append(waiting)
-            events += waiting.events
+            events += brought
     del queue[:count]
     return taken
 
@@ -58,3 +57,18 @@ def allot(taken: Sequence[Append], known: set[str], next_seq: int) -> tuple[list
             next_seq += len(batch.events)
         outcomes.append(outcome)
     return fresh, outcomes
+
+
+def validate_batches(batches: Sequence[EventBatch]) -> None:
+    """Refuse the whole if one event is refused; with several events the error's field names which one."""
+    events = [event for batch in batches for event in batch.events]
+    for key in (key for batch in batches for key in batch.dedupe_keys):
+        if not isinstance(key, str) or key != well_formed(key):
+            raise InvalidEvent("dedupe_keys", f"must be strings of Unicode characters, not {key!r}")
+    for index, event in enumerate(events):
+        try:
+            validate_event(event)
+        except InvalidEvent as error:
+            if len(events) == 1:
+                raise
+            raise InvalidEvent(f"[{index}].{error.field}", error.problem) from None

@@ -25,6 +25,7 @@ import aiosqlite
 import structlog
 
 from crdt import opening, schema
+from crdt.changes import Changes, Outcome
 from crdt.errors import StoreClosed, StoreUnavailable, translate
 from crdt.gathering import Gathering
 from crdt.opening import BeginAnew
@@ -70,6 +71,7 @@ class Database:
         self.commits = state.commits
         self.failure: str | None = None
         """Why the newest commit failed; `None` when it did not."""
+        self.changes = Changes()
         self._lock = lock
         self._files = opening.files_of(path)
         self._writer: _Connection | None = writer
@@ -85,9 +87,9 @@ class Database:
             StoreFull, StoreUnavailable: the commit failed; nothing of the unit is stored.
             Exception: whatever `unit` raised; its rows are undone, others' are not.
         """
-        done: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        self.submit(unit, partial(_resolve, done))
-        return await done
+        outcome: Outcome[T] = Outcome(loop=asyncio.get_running_loop())
+        self.submit(unit, partial(_resolve, outcome))
+        return await self.changes.committed(outcome)
 
     def submit(self, unit: Unit[Any], settle: Callable[[Any], None], *, gathered: bool = False) -> None:
         """Do as `write` does for somebody who does not wait: `settle` is given the result, or the exception.
@@ -193,7 +195,7 @@ class Database:
             self._units.ended()
 
     def _transact(self, connection: sqlite3.Connection, batch: list[_Waiting], outcomes: list[Any]) -> int:
-        opening.check_in_place(self.path, self._files)
+        opening.check_in_place(self._files)
         connection.execute("BEGIN IMMEDIATE")
         run = _run_alone if len(batch) == 1 else _run_in_savepoint
         for waiting in batch:
@@ -216,7 +218,7 @@ class Database:
         The checkpoint writes what the WAL holds a second time and syncs it: after a failed fsync nothing less shows
         that a commit which can be read will also survive.
         """
-        opening.check_in_place(self.path, self._files)
+        opening.check_in_place(self._files)
         broken, self._writer = self._writer, None
         if broken is not None:
             await broken.close()
@@ -272,13 +274,11 @@ def _force_to_disk(connection: sqlite3.Connection) -> int:
     return int(connection.execute("SELECT commits FROM state").fetchone()[0])
 
 
-def _resolve(done: asyncio.Future[Any], outcome: Any) -> None:
-    if done.done():
-        return
+def _resolve(waited_for: Outcome[Any], outcome: Any) -> None:
     if isinstance(outcome, BaseException):
-        done.set_exception(outcome)
+        waited_for.set_exception(outcome)
     else:
-        done.set_result(outcome)
+        waited_for.set_result(outcome)
 
 
 async def _connect(path: Path, check: Unit[None], *, read_only: bool = False) -> _Connection:

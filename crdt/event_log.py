@@ -18,7 +18,6 @@ from functools import partial
 import structlog
 
 from crdt.append_queue import Append, allot, take
-from crdt.audit import validate_event
 from crdt.database import Database
 from crdt.documents import (
     MAX_CHANGES_PER_TRANSACTION,
@@ -29,12 +28,11 @@ from crdt.documents import (
     delete_document,
     insert_ops,
 )
-from crdt.errors import CrdtError, InvalidEvent, StoreDamaged, StoreFull
+from crdt.errors import CrdtError, StoreDamaged, StoreFull
 from crdt.gathering import Gathering
 from crdt.log_entries import RecentEvents, decode_event, document_name, encode_event
 from crdt.model import Appended, EventBatch, PipelineEvent, RecordedEvent
 from crdt.segments import Retention, Segment, counted, read_segments, write_segment
-from crdt.transcript import well_formed
 
 log = structlog.get_logger(__name__)
 
@@ -48,7 +46,12 @@ class EventLog:
     """This sled's log. `head` is the newest committed seq, `oldest` the first that retention has left."""
 
     def __init__(
-        self, database: Database, segment_events: int, retention: Retention, clock_ms: Callable[[], int]
+        self,
+        database: Database,
+        segment_events: int,
+        retention: Retention,
+        clock_ms: Callable[[], int],
+        on_growth: Callable[[], None] = lambda: None,
     ) -> None:
         self._database = database
         self._documents = Documents(database, SEALED_SEGMENTS_IN_MEMORY)
@@ -62,8 +65,9 @@ class EventLog:
         self._recent = RecentEvents(self._sled_id)
         self._appends = Gathering(self._begin)
         self._task: asyncio.Task[None] | None = None
+        self._on_growth = on_growth
         self.needs_housekeeping = False
-        """Whether a document has grown enough to be compacted."""
+        """Whether a document has grown enough to be compacted; `on_growth` is called then."""
 
     @property
     def head(self) -> int:
@@ -111,7 +115,7 @@ class EventLog:
         self._segments, self._live = segments, live
 
     def _check_length(self, document: Document, segment: Segment) -> None:
-        if len(document.array("events")) < segment.events:
+        if document.length("events") < segment.events:
             raise StoreDamaged(str(self._database.path), f"document {document.name} has lost events")
 
     def append(self, batches: Sequence[EventBatch]) -> asyncio.Future[list[Appended]]:
@@ -250,6 +254,7 @@ class EventLog:
                 self._documents.adopt(document)
             if segment.sealed_at is not None or _is_long(document):
                 self.needs_housekeeping = True
+                self._on_growth()
         self._recent.extend(self.head, growth.at_ms, growth.events)
 
     def recent(self, first: int, last: int) -> list[PipelineEvent] | None:
@@ -337,8 +342,8 @@ class EventLog:
 
 def _slice(document: Document, first: int, end: int) -> list[str]:
     """Read the events at places `first` to `end`, by whichever way is shorter: one by one costs ten times as much."""
-    array = document.array("events")
-    return array[first:end] if (end - first) * 10 < len(array) else document.texts("events")[first:end]
+    few = (end - first) * 10 < document.length("events")
+    return document.array("events")[first:end] if few else document.texts("events")[first:end]
 
 
 def _is_long(document: Document) -> bool:
@@ -382,18 +387,3 @@ class _Growth:
     def _goes_on(self, segment: Segment) -> bool:
         grown = self.grown
         return grown is not None and segment.number == grown.number and segment.sealed_at is grown.sealed_at is None
-
-
-def validate_batches(batches: Sequence[EventBatch]) -> None:
-    """Refuse the whole if one event is refused; with several events the error's field names which one."""
-    events = [event for batch in batches for event in batch.events]
-    for key in (key for batch in batches for key in batch.dedupe_keys):
-        if not isinstance(key, str) or key != well_formed(key):
-            raise InvalidEvent("dedupe_keys", f"must be strings of Unicode characters, not {key!r}")
-    for index, event in enumerate(events):
-        try:
-            validate_event(event)
-        except InvalidEvent as error:
-            if len(events) == 1:
-                raise
-            raise InvalidEvent(f"[{index}].{error.field}", error.problem) from None

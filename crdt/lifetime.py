@@ -1,7 +1,7 @@
 """The life of a store: opened as a whole, closed in order, and every change brought to its end.
 
-A change is either one unit, which the database runs whole once it has it, or a task of the store's own. So a caller
-that is cancelled neither breaks it off nor leaves a lock behind: what was begun is committed or refused as a whole.
+A caller that is cancelled breaks no commit off, nor what a change has to do after it: it hears of the cancellation once
+the outcome is known. What was begun is committed or refused as a whole, and no lock is left behind.
 """
 
 from __future__ import annotations
@@ -37,7 +37,6 @@ class Lifetime:
         self._open_database: Database | None = None
         self._event_log: EventLog
         self._sessions: Sessions
-        self._tasks: set[asyncio.Task[Any]] = set()
         self._housekeeping: asyncio.Task[None] | None = None
         self._closing: asyncio.Task[None] | None = None
 
@@ -47,7 +46,9 @@ class Lifetime:
     async def __aenter__(self) -> Self:
         database = await open_database(self.path, self._asked_sled_id, begin_anew)
         try:
-            self._event_log = EventLog(database, self._segment_events, self._retention, self._clock_ms)
+            self._event_log = EventLog(
+                *(database, self._segment_events, self._retention, self._clock_ms), self._housekeep_soon
+            )
             await self._event_log.open()
             self._sessions = Sessions(database, self._event_log, self._clock_ms)
         except BaseException:
@@ -72,8 +73,7 @@ class Lifetime:
 
     async def _close(self, database: Database) -> None:
         try:
-            while self._tasks:
-                await asyncio.wait(set(self._tasks))
+            await database.changes.until_none()
             await self._event_log.drain()
             if self._housekeeping is not None:
                 await asyncio.wait({self._housekeeping})
@@ -105,25 +105,17 @@ class Lifetime:
         return self._sessions
 
     async def _unbroken(self, change: Coroutine[Any, Any, T]) -> T:
-        """Run a change to its end even if the caller is cancelled meanwhile."""
-        task = asyncio.create_task(change)
-        self._tasks.add(task)
-        task.add_done_callback(self._change_done)
-        return await asyncio.shield(task)
+        """Run a change to its end even if the caller is cancelled in one of its commits."""
+        return await self._database.changes.run(change)
 
-    def _change_done(self, task: asyncio.Task[Any]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and task.exception() is not None:
-            log.debug("change_refused", error=str(task.exception()))
-        self._housekeep_if_needed()
-
-    def _housekeep_if_needed(self) -> None:
-        if self._event_log.needs_housekeeping and self._housekeeping is None and self._open_database is not None:
+    def _housekeep_soon(self) -> None:
+        if self._housekeeping is None and self._open_database is not None:
             self._housekeeping = asyncio.create_task(self._housekeep_log(), name="store-housekeeping")
 
     async def _housekeep_log(self) -> None:
         try:
-            await self._event_log.housekeep()
+            while self._event_log.needs_housekeeping:
+                await self._event_log.housekeep()
         except CrdtError as error:
             log.error("housekeeping_failed", error=str(error))
         finally:

@@ -51,31 +51,31 @@ def check_only_name(path: Path) -> None:
         raise StoreUnavailable(str(path), problem, "remove the other names, or copy the file")
 
 
-Files = tuple[tuple[int, int] | None, ...]
-"""Which files are a database and its WAL, whatever they are called; `None` for one that is not there."""
+Files = dict[str, tuple[int, int] | None]
+"""Which files stand under the names of a database and its WAL; `None` where there is none."""
 
 
 def files_of(path: Path) -> Files:
-    """Find out which files stand under the names of a database and its WAL."""
-    return _file_at(path), _file_at(f"{path}-wal")
+    """Find out which files a database and its WAL are."""
+    return {name: _file_at(name) for name in (str(path), f"{path}-wal")}
 
 
-def _file_at(path: str | Path) -> tuple[int, int] | None:
+def _file_at(name: str) -> tuple[int, int] | None:
     try:
-        found = os.stat(path)
+        found = os.stat(name)
     except OSError:
         return None
     return found.st_dev, found.st_ino
 
 
-def check_in_place(path: Path, files: Files) -> None:
+def check_in_place(files: Files) -> None:
     """Refuse to write into files that were moved, deleted or replaced since they were opened: no start would find it.
 
     SQLite itself looks only at files that have no WAL.
     """
-    if files_of(path) != files:
+    if any(_file_at(name) != file for name, file in files.items()):
         raise StoreUnavailable(
-            str(path),
+            next(iter(files)),
             "or its WAL was moved, deleted or replaced while it was open",
             "put it back, or start Musher again",
         )

@@ -12,9 +12,9 @@ from typing import Final
 import structlog
 
 from crdt import inbox, outbox, settings
+from crdt.append_queue import validate_batches
 from crdt.audit import validate_event
 from crdt.care.pruning import prune
-from crdt.event_log import validate_batches
 from crdt.lifetime import Lifetime
 from crdt.model import (
     Appended,
@@ -91,7 +91,7 @@ class Store(Lifetime):
             InvalidEvent, StoreFull, StoreUnavailable: nothing was stored.
         """
         validate_event(event, allow_gap=True)
-        (appended,) = await self._append((EventBatch((event,)),))
+        (appended,) = await self._open_event_log.append((EventBatch((event,)),))
         return appended.seqs[0]
 
     async def append_events(self, events: Sequence[PipelineEvent]) -> list[int]:
@@ -111,12 +111,7 @@ class Store(Lifetime):
             StoreFull, StoreUnavailable: nothing was stored.
         """
         validate_batches(batches)
-        return await self._append(batches)
-
-    async def _append(self, batches: Sequence[EventBatch]) -> list[Appended]:
-        appended = await self._open_event_log.append(batches)
-        self._housekeep_if_needed()
-        return appended
+        return await self._open_event_log.append(batches)
 
     async def read_events(self, after: int = 0, limit: int = 1000) -> list[RecordedEvent]:
         """Read at most `limit` events with a seq above `after`, oldest first; those that retention took are skipped."""

@@ -18,11 +18,12 @@ class _Cut:
 
     def __await__(self) -> Generator[Any, Any, Any]:
         inner = self._coroutine.__await__()
-        sent: Any = None
+        go_on: Callable[[Any], Any] = inner.send
+        given: Any = None
         suspensions = 0
         while True:
             try:
-                waited_for = inner.send(sent)
+                waited_for = go_on(given)
             except StopIteration as end:
                 return end.value
             if suspensions == self._at:
@@ -31,10 +32,10 @@ class _Cut:
                 task.cancel()
             suspensions += 1
             try:
-                sent = yield waited_for
+                given = yield waited_for
+                go_on = inner.send
             except BaseException as error:
-                inner.throw(error)
-                raise
+                go_on, given = inner.throw, error
 
 
 async def cut_at_suspension(make: Callable[[], Coroutine[Any, Any, T]], at: int) -> T | None:
