@@ -42,6 +42,8 @@ def validate_event(event: PipelineEvent, *, allow_gap: bool = False) -> None:
     Raises:
         InvalidEvent: its `field` names the field that is wrong.
     """
+    if _is_plain(event):
+        return
     is_gap = event.pipeline_event == GAP_PIPELINE_EVENT
     if is_gap and not allow_gap:
         raise InvalidEvent("pipeline_event", f'must not be "{GAP_PIPELINE_EVENT}", which the log keeps for itself')
@@ -49,6 +51,22 @@ def validate_event(event: PipelineEvent, *, allow_gap: bool = False) -> None:
         _validate_field(field, getattr(event, field), 0 if is_gap else min_length)
     if event.occurred_at is not None:
         _validate_field("occurred_at", event.occurred_at, 0)
+
+
+def _is_plain(event: PipelineEvent) -> bool:
+    """Whether an event is one of the many that are short and hold nothing but printable characters."""
+    try:
+        whole = "".join((event.story_id, event.from_stage, event.to_stage, event.pipeline_event))
+    except TypeError:  # one is not a string
+        return False
+    # What is refused is not printable: Python goes by the category as well, and by no exceptions.
+    return (
+        len(whole) <= MAX_FIELD_LENGTH
+        and whole.isprintable()
+        and event.story_id != ""
+        and event.pipeline_event not in ("", GAP_PIPELINE_EVENT)
+        and event.occurred_at is None
+    )
 
 
 def _validate_field(field: str, value: object, min_length: int) -> None:
@@ -81,10 +99,11 @@ def audit_line(event: PipelineEvent | RecordedEvent) -> str:
     """Render an event, or a gap sentinel, as the one line that the model reads."""
     if event.pipeline_event == GAP_PIPELINE_EVENT:
         return f"events between {escape(event.from_stage)} and {escape(event.to_stage)} were dropped"
-    return (
-        f'pipeline_event story_id="{escape(event.story_id)}" from="{escape(event.from_stage)}" '
-        f'to="{escape(event.to_stage)}" event="{escape(event.pipeline_event)}"'
-    )
+    fields: tuple[str, ...] = (event.story_id, event.from_stage, event.to_stage, event.pipeline_event)
+    if _ESCAPED.search("".join(fields)):
+        fields = tuple(map(escape, fields))
+    story_id, from_stage, to_stage, happened = fields
+    return f'pipeline_event story_id="{story_id}" from="{from_stage}" to="{to_stage}" event="{happened}"'
 
 
 def parse_audit_line(line: str) -> PipelineEvent | None:

@@ -63,6 +63,7 @@ class Document:
 
     def __init__(self, name: str, writer_id: int) -> None:
         self.name = name
+        self.name_checksum = checksum(name)
         self.doc_id: int | None = None
         self.ops = 0
         self.snapshot_ops = 0
@@ -70,6 +71,7 @@ class Document:
         self._doc: Doc[Any] = Doc(client_id=writer_id)
         layout = LAYOUTS[name.split("/", 1)[0]]
         self._roots: dict[str, Any] = {root: self._doc.get(root, type=kind) for root, kind in layout.items()}
+        self._lengths: dict[str, int] = {}
         self._updates: list[bytes] = []
         self._observed = False
 
@@ -83,23 +85,34 @@ class Document:
         found: Map[str] = self._roots[root]
         return found
 
+    def length(self, root: str) -> int:
+        """Count the entries of a root array."""
+        length = self._lengths.get(root)
+        if length is None:
+            length = self._lengths[root] = len(self.array(root))
+        return length
+
     def extend(self, root: str, texts: Sequence[str]) -> None:
         """Append to a root array, inside a change: `Array.extend` does the same by way of two transactions more."""
-        array = self.array(root)
-        end = len(array)
-        array[end:end] = list(texts)
+        end = self.length(root)
+        insert = self.array(root).integrated.insert
+        with self._doc.transaction() as transaction:
+            for place, text in enumerate(texts, end):
+                insert(transaction._txn, place, text)  # what `Array.extend` does last, after looking what each text is
+        self._lengths[root] = end + len(texts)
 
     def texts(self, root: str) -> list[str]:
         """Read the whole of a root array: at once, which is ten times as fast as one by one."""
         texts: list[str] = json.loads(str(self._roots[root]))
         return texts
 
-    def contents(self) -> dict[str, Any]:
-        """Read all roots as plain values."""
-        return {
-            root: self.texts(root) if isinstance(shared, Array) else shared.to_py()
-            for root, shared in self._roots.items()
-        }
+    def holds_the_same_as(self, other: Document) -> bool:
+        """Compare the content of all roots: maps as values, since their JSON has no order; arrays as JSON, unread."""
+        pairs = [(shared, other._roots[root]) for root, shared in self._roots.items()]
+        return all(
+            str(ours) == str(theirs) if isinstance(ours, Array) else ours.to_py() == theirs.to_py()
+            for ours, theirs in pairs
+        )
 
     def change(self, mutate: Callable[[], None]) -> Op:
         """Run `mutate` as one transaction and return its update. The caller must commit it or forget the document."""
@@ -126,6 +139,7 @@ class Document:
 
         Each in a transaction of its own: 4,000 took 14 ms so, and 400 ms all in one.
         """
+        self._lengths.clear()
         for update in updates:
             self._doc.apply_update(update)
 
@@ -204,7 +218,8 @@ def insert_ops(connection: sqlite3.Connection, writer_id: int, ops: Sequence[Op]
     """Store updates, and make the rows of the documents that they begin."""
     for op in ops:
         document = op.document
-        row = (op.seq, checksum(document.name, op.seq))
+        named = checksum(op.seq, after=document.name_checksum)
+        row = (op.seq, named)
         if op.seq == 1:
             made = connection.execute(
                 "INSERT INTO documents (ops, checksum, name) VALUES (?, ?, ?)", (*row, document.name)
@@ -214,7 +229,7 @@ def insert_ops(connection: sqlite3.Connection, writer_id: int, ops: Sequence[Op]
             connection.execute("UPDATE documents SET ops = ?, checksum = ? WHERE doc_id = ?", (*row, document.doc_id))
         assert document.doc_id is not None
         op_id = document.doc_id << 32 | op.seq
-        op_checksum = checksum(document.name, op.seq, writer_id, op.data)
+        op_checksum = checksum(writer_id, op.data, after=named)
         connection.execute(
             "INSERT INTO ops (op_id, writer_id, data, checksum) VALUES (?, ?, ?, ?)",
             (op_id, writer_id, op.data, op_checksum),
@@ -348,6 +363,6 @@ def _snapshot_rows(path: Path, name: str) -> tuple[int, bytes]:
     snapshot = original.snapshot()
     copy = Document(name, 0)
     copy.apply([snapshot])
-    if copy.contents() != original.contents():
+    if not copy.holds_the_same_as(original):
         raise ValueError(f"a snapshot of document {name} would not hold what its ops hold")
     return original.ops, packed(snapshot)

@@ -209,9 +209,12 @@ def unpacked(data: bytes) -> bytes:
         raise ValueError(str(error)) from error
 
 
-def checksum(*fields: object) -> int:
-    """CRC-32 over the fields of a row: integers and text by their text, bytes as they are, each with its length."""
-    crc = 0
+def checksum(*fields: object, after: int = 0) -> int:
+    """CRC-32 over the fields of a row: integers and text by their text, bytes as they are, each with its length.
+
+    `after` is that of fields that come before these: `checksum(a, b) == checksum(b, after=checksum(a))`.
+    """
+    crc = after
     for field in fields:
         data = field if isinstance(field, bytes) else str(field).encode()
         crc = zlib.crc32(data, zlib.crc32(b"%d:" % len(data), crc))

@@ -30,7 +30,7 @@ class Segment:
 
 def counted(segment: Segment, document: Document) -> Segment:
     """A segment that was read from its row, with the number of events that its document holds."""
-    return segment if segment.sealed_at is not None else replace(segment, events=len(document.array("events")))
+    return segment if segment.sealed_at is not None else replace(segment, events=document.length("events"))
 
 
 @dataclass(frozen=True, slots=True)

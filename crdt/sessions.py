@@ -126,7 +126,7 @@ class Sessions:
         async with self._documents.lock(session_id):
             session = await self._rolled_if_grown(await self._open(session_id))
             telling = await tell(self._event_log, self._mark(session), max_lines, keep)
-            turn = replace(asked, lines=telling.lines)
+            turn = Turn(session_id, asked.key, asked.text, telling.lines, asked.context)
             op = self._change(session, lambda: self._append_user_entry(session, turn, telling))
             now = self._clock_ms()
 
@@ -180,7 +180,8 @@ class Sessions:
             session = await self._open(turn.session_id)
             document = session.document
             op = self._change(session, lambda: document.extend("transcript", [transcript.encode_entry(entry)]))
-            session = replace(session, row=replace(session.row, turns=session.row.turns + 1))
+            one_more = SessionRow(session.row.part, session.row.turns + 1)
+            session = _Session(session.session_id, one_more, document, session.is_new)
             try:
                 await self._commit(session, [op], complete)
             except turns.TurnSettled:
@@ -253,7 +254,7 @@ class Sessions:
 
     async def _rolled_if_grown(self, session: _Session) -> _Session:
         document = session.document
-        if len(document.array("transcript")) < ROLL_AFTER_ENTRIES and document.ops < COMPACT_AFTER_OPS:
+        if document.length("transcript") < ROLL_AFTER_ENTRIES and document.ops < COMPACT_AFTER_OPS:
             return session
         entries = transcript.read_entries(document)
         if transcript.open_turns(entries):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from crdt.schema import checksum
 
@@ -17,6 +17,11 @@ class State:
     sled_id: str
     writer_id: int
     commits: int
+    identity: int = field(init=False, repr=False, compare=False)
+    """The checksum of all that stays the same from commit to commit."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "identity", checksum(self.database_id, self.sled_id, self.writer_id))
 
 
 def read_state(connection: sqlite3.Connection) -> State | None:
@@ -50,7 +55,7 @@ def count_commit(connection: sqlite3.Connection, state: State, commits: int) -> 
 
 
 def _checksum(state: State, commits: int) -> int:
-    return checksum(state.database_id, state.sled_id, state.writer_id, commits)
+    return checksum(commits, after=state.identity)
 
 
 def new_state(sled_id: str | None = None, commits: int = 0) -> State:

@@ -23,7 +23,11 @@ def document_name(session_id: str, part: int) -> str:
 
 def well_formed(text: str) -> str:
     """Replace lone surrogates, which neither UTF-8 nor a CRDT can hold, by U+FFFD."""
-    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    return text
 
 
 _dumps = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
@@ -84,7 +88,9 @@ def write_meta(document: Document, persona_name: str, scope: str, start: Mapping
 def write_high_water(document: Document, writer: str, marks: Mapping[str, int]) -> None:
     """Set this writer's copy of the marks, inside a change."""
     document.map("high_water")[writer] = _dumps(marks)
-    document.memo.pop("high_water", None)
+    known = document.memo.get("high_water")
+    if known is not None:
+        document.memo["high_water"] = join((known, marks))
 
 
 def open_turns(entries: Sequence[TranscriptEntry]) -> set[str]:

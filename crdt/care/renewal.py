@@ -57,6 +57,6 @@ def _end_turn(connection: sqlite3.Connection, writer_id: int, session_id: str, k
         raise ValueError(f"document {name} of an open turn is missing")
     document = build_document(name, writer_id, stored)
     entry = transcript.encode_entry(TranscriptEntry("assistant", key, NO_REPLY, failed=True))
-    insert_ops(connection, writer_id, [document.change(lambda: document.array("transcript").append(entry))])
+    insert_ops(connection, writer_id, [document.change(lambda: document.extend("transcript", [entry]))])
     write_session_row(connection, session_id, replace(row, turns=row.turns + 1))
     turns.settle(connection, session_id, key, "failed")
