@@ -5,36 +5,49 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from benchmarks.commits import GroupCommit, RawCommits
 from benchmarks.figure import Figure, Round, microseconds, per_second, ratio
-from benchmarks.stores import event
+from benchmarks.stores import event, settle_in
 from crdt import Store
 
 CALLERS = 64
 
 
-async def one_caller(folder: Path, rounds: int, samples: int) -> Figure:
-    """append_event by one caller, and a raw commit, in turns."""
-    measured: list[Round] = []
-    with RawCommits.into(folder / "raw.db") as raw:
+async def one_caller(folder: Path, rounds: int, samples: int) -> list[Figure]:
+    """append_event by one caller, a raw commit, and a raw commit in a thread that the loop waits for, in turns."""
+    appends: list[Round] = []
+    crossings: list[Round] = []
+    loop = asyncio.get_running_loop()
+    with RawCommits.into(folder / "raw.db") as raw, RawCommits.into(folder / "threaded.db") as threaded:
         for _ in range(rounds):
             ours: list[float] = []
+            crossed: list[float] = []
             theirs: list[float] = []
             # Opened anew each round: which core a store's thread was put on is luck that lasts as long as the thread.
-            async with Store.open(folder / "ours.db") as store:
-                for number in range(samples):
-                    theirs.append(raw.one())
-                    started = time.perf_counter()
-                    await store.append_event(event(number))
-                    ours.append(time.perf_counter() - started)
-            measured.append((ours, theirs))
-    return ratio(
-        *("1", "durable append, one caller", "raw SQLite commit of one row", measured),
-        show=microseconds,
-        at_most=1.6,
-    )
+            with ThreadPoolExecutor(1) as thread:
+                async with Store.open(folder / "ours.db") as store:
+                    await settle_in(store)
+                    for number in range(samples):
+                        theirs.append(raw.one())
+                        ours.append(await _timed(store.append_event(event(number))))
+                        theirs.append(raw.one())
+                        crossed.append(await _timed(loop.run_in_executor(thread, threaded.one)))
+            appends.append((ours, theirs))
+            crossings.append((crossed, theirs))
+    beside = "raw SQLite commit of one row"
+    return [
+        ratio("1", "durable append, one caller", beside, appends, show=microseconds, at_most=1.6),
+        ratio("1", "that raw commit in a thread, awaited", beside, crossings, show=microseconds),
+    ]
+
+
+async def _timed(work: Awaitable[object]) -> float:
+    started = time.perf_counter()
+    await work
+    return time.perf_counter() - started
 
 
 async def many_callers(folder: Path, rounds: int, appends: int) -> Figure:
@@ -67,6 +80,6 @@ async def _rate(work: Callable[[], Awaitable[object]], times: int) -> float:
 async def measure(folder: Path, quick: bool) -> list[Figure]:
     """The row."""
     return [
-        await one_caller(folder, rounds=5 if quick else 15, samples=100 if quick else 200),
+        *await one_caller(folder, rounds=5 if quick else 15, samples=100 if quick else 200),
         await many_callers(folder, rounds=5 if quick else 9, appends=6_400 if quick else 19_200),
     ]

@@ -23,7 +23,7 @@ from typing import Any, TypeVar, cast
 from unittest.mock import patch
 
 from benchmarks.commits import RawCommits
-from benchmarks.stores import event, fill, quiet
+from benchmarks.stores import event, fill, quiet, settle_in
 from benchmarks.turns import NEW_EVENTS, ROOM, prepared
 from crdt import Store
 from crdt.database import Database, _Connection
@@ -182,6 +182,7 @@ async def calls(folder: Path) -> None:
     clock = Clock()
     path = await prepared(folder / "log.db", 30_000)
     async with Store.open(path) as store:
+        await settle_in(store, ROOM)
         with RawCommits.into(folder / "raw.db") as raw, timing(clock, PARTS_OF_A_CALL), timing_commits(clock):
             for number in range(CALLS):
                 raws.append(raw.one())

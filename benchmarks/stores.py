@@ -8,7 +8,10 @@ from pathlib import Path
 
 import structlog
 
+from benchmarks.commits import WAL_PAGES
 from crdt import PipelineEvent, Store
+
+PAGES_OF_AN_APPEND = 3
 
 
 def quiet() -> None:
@@ -25,6 +28,14 @@ async def fill(store: Store, events: int, first: int = 0) -> None:
     """Append events, a thousand to a call."""
     for start in range(first, first + events, 1000):
         await store.append_events([event(number) for number in range(start, min(start + 1000, first + events))])
+
+
+async def settle_in(store: Store, *told: str) -> None:
+    """Append until the WAL has its full size; the rooms that are `told` have seen these events."""
+    for number in range(WAL_PAGES // PAGES_OF_AN_APPEND + 1):
+        await store.append_event(event(number))
+    for room in told:
+        await store.assemble_and_advance_session(room)
 
 
 def resident_mb() -> float:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from benchmarks.commits import RawCommits
 from benchmarks.figure import Figure, Round, microseconds, milliseconds, ratio
-from benchmarks.stores import event, fill
+from benchmarks.stores import event, fill, settle_in
 from crdt import Store
 
 NEW_EVENTS = 10
@@ -53,6 +53,8 @@ async def sizes(folder: Path, rounds: int, samples: int, events: Sequence[int]) 
             # Opened anew each round: which core a store's thread was put on is luck that lasts as long as the thread.
             async with AsyncExitStack() as opened:
                 stores = [await opened.enter_async_context(Store.open(path)) for path in paths]
+                for store in stores:
+                    await settle_in(store, ROOM)
                 for number in range(samples):
                     order = list(enumerate(stores))
                     for place, store in order if number % 2 else reversed(order):
