@@ -56,8 +56,8 @@ async def many_callers(folder: Path, rounds: int, appends: int) -> Figure:
     bare = GroupCommit(folder / "bare-group.db")
     async with Store.open(folder / "ours-group.db") as store:
         for _ in range(rounds):
-            theirs = await _rate(bare.one, appends)
-            ours = await _rate(lambda: store.append_event(event(1)), appends)
+            theirs = await rate(bare.one, appends)
+            ours = await rate(lambda: store.append_event(event(1)), appends)
             measured.append(([ours], [theirs]))
     bare.close()
     return ratio(
@@ -67,7 +67,9 @@ async def many_callers(folder: Path, rounds: int, appends: int) -> Figure:
     )
 
 
-async def _rate(work: Callable[[], Awaitable[object]], times: int) -> float:
+async def rate(work: Callable[[], Awaitable[object]], times: int) -> float:
+    """How often a second `work` is done by as many callers, each of whom does it again and again."""
+
     async def caller() -> None:
         for _ in range(times // CALLERS):
             await work()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import itertools
 import json
 import sqlite3
 import time
@@ -13,7 +14,8 @@ from typing import Any
 
 from pycrdt import Array, Doc, TransactionEvent
 
-from benchmarks.figure import Figure, Round, milliseconds, ratio
+from benchmarks.append import CALLERS, rate
+from benchmarks.figure import Figure, Round, milliseconds, per_second, ratio
 from benchmarks.stores import event, fill
 from crdt import Store
 from crdt.log_entries import decode_event, encode_event
@@ -77,6 +79,24 @@ async def writing(folder: Path, rounds: int, appends: int) -> Figure:
         show=milliseconds,
         at_least=3,
         swapped=True,
+    )
+
+
+async def writing_at_once(folder: Path, rounds: int, appends: int) -> Figure:
+    """Events appended by many callers at once: ours share commits, theirs wait for each other."""
+    measured: list[Round] = []
+    async with Store.open(folder / "ours-at-once.db") as ours, peer_store(folder / "theirs-at-once.db") as store:
+        theirs = PeerLog(store)
+        numbers = itertools.count(1)
+        for _ in range(rounds):
+            rates = (
+                await rate(lambda: theirs.append_stored(next(numbers)), appends),
+                await rate(lambda: ours.append_event(event(next(numbers))), appends),
+            )
+            measured.append(([rates[1]], [rates[0]]))
+    return ratio(
+        *("4", f"append {rounds * appends:,} events by {CALLERS} callers, times faster", PEER, measured),
+        show=per_second,
     )
 
 
@@ -153,5 +173,6 @@ async def measure(folder: Path, quick: bool) -> list[Figure]:
     (folder / "loading").mkdir()
     return [
         await writing(folder, rounds=4 if quick else 20, appends=200 if quick else 500),
+        await writing_at_once(folder, rounds=3 if quick else 5, appends=640 if quick else 1_920),
         *await loading(folder / "loading", rounds=3 if quick else 7),
     ]
