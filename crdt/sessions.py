@@ -71,6 +71,7 @@ class Sessions:
         self._sled_id = database.state.sled_id
         self._documents = Documents(database, SESSIONS_IN_MEMORY)
         self._rows: dict[str, SessionRow] = {}
+        self._log = log.bind()  # once, not for each line
 
     async def write(self, session_id: str, persona_name: str, scope: str) -> None:
         """Make a session, or change its persona and scope; the marks stay as they are."""
@@ -82,7 +83,7 @@ class Sessions:
             document = session.document
             op = self._change(session, lambda: transcript.write_meta(document, persona_name, scope, start))
             await self._commit(session, [op])
-        log.info("session_written", session=session_id, persona=persona_name, scope=scope)
+        self._log.info("session_written", session=session_id, persona=persona_name, scope=scope)
 
     async def read(self, session_id: str) -> LlmSessionView | None:
         """Read a session; `None` when there is none."""
@@ -142,7 +143,7 @@ class Sessions:
                 return await self._begin_again(session_id, asked.key)
         if telling.mark is not None:
             self._log_assemble(session_id, telling)
-        log.info("turn_begun", session=session_id, turn=turn.key, lines=len(turn.lines), messages=len(said))
+        self._log.info("turn_begun", session=session_id, turn=turn.key, lines=len(turn.lines), messages=len(said))
         return turn
 
     async def _begin_again(self, session_id: str, key: str) -> Turn:
@@ -154,39 +155,39 @@ class Sessions:
         if answer is None and not entries:
             answer = TranscriptEntry("assistant", key, "")  # only a roll forgets entries, and never an open turn's
         reply, failed = (answer.text, answer.failed) if answer else (None, False)
-        log.info("turn_begun_again", session=session_id, turn=key, attempt=attempt, complete=reply is not None)
+        self._log.info("turn_begun_again", session=session_id, turn=key, attempt=attempt, complete=reply is not None)
         return Turn(session_id, key, said.text, said.lines, said.context, attempt, reply, failed)
 
     async def park_turn(self, session_id: str, key: str) -> None:
         """Take back the newest attempt at an open turn: it was broken off in order, and was no death."""
         await self._database.write(lambda connection: turns.take_attempt_back(connection, session_id, key))
-        log.info("turn_parked", session=session_id, turn=key)
+        self._log.info("turn_parked", session=session_id, turn=key)
 
     async def complete_turn(self, turn: Turn, reply: str, deliveries: Sequence[Delivery], failed: bool) -> bool:
         """Put the reply into the transcript, its deliveries into the outbox, and settle the turn's messages.
 
         Returns whether this call did it; `False` when the turn had been completed before.
         """
-        outcome = "failed" if failed else "answered"
+        session_id, outcome = turn.session_id, "failed" if failed else "answered"
         entry = TranscriptEntry("assistant", turn.key, transcript.well_formed(reply), failed=failed)
         now = self._clock_ms()
 
         def complete(connection: sqlite3.Connection) -> None:
-            turns.settle(connection, turn.session_id, turn.key, outcome)
+            turns.settle(connection, session_id, turn.key, outcome)
             inbox.settle_turn(connection, turn.key, outcome)
             outbox.insert(connection, deliveries, now)
 
-        async with self._documents.lock(turn.session_id):
-            session = await self._open(turn.session_id)
+        async with self._documents.lock(session_id):
+            session = await self._open(session_id)
             document = session.document
             op = self._change(session, lambda: document.extend("transcript", [transcript.encode_entry(entry)]))
             one_more = SessionRow(session.row.part, session.row.turns + 1)
-            session = _Session(session.session_id, one_more, document, session.is_new)
+            session = _Session(session_id, one_more, document, session.is_new)
             try:
                 await self._commit(session, [op], complete)
             except turns.TurnSettled:
                 return False
-        log.info("turn_completed", session=turn.session_id, turn=turn.key, outcome=outcome, deliveries=len(deliveries))
+        self._log.info("turn_completed", session=session_id, turn=turn.key, outcome=outcome, deliveries=len(deliveries))
         return True
 
     async def roll(self, session_id: str, keep_entries: int) -> None:
@@ -221,7 +222,7 @@ class Sessions:
             left = [_struck(entry, gone, strike) for entry in entries]
             keys = [each.key for each in gone]
             await self._roll(session, left, lambda connection: inbox.forget_taken_back(connection, keys))
-        log.info("messages_struck", session=session_id, count=len(gone))
+        self._log.info("messages_struck", session=session_id, count=len(gone))
         return len(gone)
 
     async def move(self, old_id: str, new_id: str) -> bool:
@@ -249,7 +250,7 @@ class Sessions:
             self._rows.pop(old_id, None)
             await self._commit(moved, ops, move)
             self._documents.adopt(moved.document)
-        log.info("session_moved", session=old_id, to=new_id)
+        self._log.info("session_moved", session=old_id, to=new_id)
         return True
 
     async def _rolled_if_grown(self, session: _Session) -> _Session:
@@ -278,7 +279,7 @@ class Sessions:
         await self._commit(rolled, ops, begin)
         self._documents.forget(old.name)
         self._documents.adopt(rolled.document)
-        log.info("session_rolled", session=session.session_id, part=rolled.row.part, entries=len(kept))
+        self._log.info("session_rolled", session=session.session_id, part=rolled.row.part, entries=len(kept))
         return rolled
 
     def _copy(
@@ -368,4 +369,4 @@ class Sessions:
         session.document.extend("transcript", [transcript.encode_entry(entry)])
 
     def _log_assemble(self, session_id: str, telling: Telling) -> None:
-        log.info("assemble", session=session_id, sled_entries=telling.entries, gap_count=telling.gaps)
+        self._log.info("assemble", session=session_id, sled_entries=telling.entries, gap_count=telling.gaps)
