@@ -63,8 +63,9 @@ def _is_plain(event: PipelineEvent) -> bool:
     return (
         len(whole) <= MAX_FIELD_LENGTH
         and whole.isprintable()
-        and event.story_id != ""
-        and event.pipeline_event not in ("", GAP_PIPELINE_EVENT)
+        and len(event.story_id) > 0
+        and len(event.pipeline_event) > 0
+        and event.pipeline_event != GAP_PIPELINE_EVENT
         and event.occurred_at is None
     )
 
@@ -103,7 +104,9 @@ def audit_line(event: PipelineEvent | RecordedEvent) -> str:
     if _ESCAPED.search("".join(fields)):
         fields = tuple(map(escape, fields))
     story_id, from_stage, to_stage, happened = fields
-    return f'pipeline_event story_id="{story_id}" from="{from_stage}" to="{to_stage}" event="{happened}"'
+    # Joined: what is derived from `str`, as an enum's members may be, can have a format of its own.
+    parts = ('pipeline_event story_id="', story_id, '" from="', from_stage, '" to="', to_stage, '" event="', happened)
+    return "".join((*parts, '"'))
 
 
 def parse_audit_line(line: str) -> PipelineEvent | None:

@@ -35,17 +35,20 @@ class Changes:
         self._idle.clear()
         self._under_way[task] = None
         try:
-            return await change
+            result = await change
         except Exception as error:
-            if self._under_way[task] is not None:
-                log.debug("change_refused", error=str(error))
-            raise
+            if (cancelled := self._under_way[task]) is None:
+                raise
+            log.debug("change_refused", error=str(error))
+            raise cancelled from error
+        else:
+            if (cancelled := self._under_way[task]) is not None:
+                raise cancelled
+            return result
         finally:
-            cancelled = self._under_way.pop(task)
+            del self._under_way[task]
             if not self._under_way:
                 self._idle.set()
-            if cancelled is not None:
-                raise cancelled
 
     async def committed(self, outcome: Outcome[T]) -> T:
         """Wait for a commit, to its end; inside a change, a cancellation is put off to the end of that."""

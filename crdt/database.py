@@ -141,8 +141,8 @@ class Database:
     async def _begin_reopened(self, batch: list[_Waiting]) -> None:
         try:
             self.commits = await self._reopen()
-        except Exception as error:  # whatever it is, each caller hears of it; none waits for ever
-            self._end(batch, [error] * len(batch), str(error))
+        except BaseException as error:  # whatever it is, each caller hears of it; none waits for ever
+            self._end_unknown(batch, error)
             return
         assert self._writer is not None
         self._writer.post(partial(self._commit, asyncio.get_running_loop(), batch))
@@ -173,8 +173,8 @@ class Database:
         """After a failed commit: ask the file whether it holds the batch."""
         try:
             stored = await self._reopen()
-        except Exception as worse:  # whatever it is, each caller hears of it; none waits for ever
-            self._end(batch, [worse] * len(batch), str(worse))
+        except BaseException as worse:  # whatever it is, each caller hears of it; none waits for ever
+            self._end_unknown(batch, worse)
             return
         is_stored = stored > self.commits and len(outcomes) == len(batch)
         self.commits = stored
@@ -185,6 +185,15 @@ class Database:
             failure = translate(self.path, error)
             failure.__cause__ = error
             self._end(batch, [failure] * len(batch), str(failure))
+
+    def _end_unknown(self, batch: list[_Waiting], error: BaseException) -> None:
+        """Tell the callers of a commit that can't be asked for; also when the event loop ends, which they can't."""
+        told = error
+        if not isinstance(error, Exception):
+            told = StoreUnavailable(str(self.path), "was given up before a commit was confirmed", "open it again")
+        self._end(batch, [told] * len(batch), str(told))
+        if told is not error:
+            raise error
 
     def _end(self, batch: list[_Waiting], outcomes: list[Any], failure: str | None) -> None:
         self.failure = failure
@@ -228,9 +237,11 @@ class Database:
             raise translate(self.path, error) from error
         try:
             stored: int = await writer.run(_force_to_disk)
-        except sqlite3.Error as error:
+        except BaseException as error:
             await writer.close()
-            raise translate(self.path, error) from error
+            if isinstance(error, sqlite3.Error):
+                raise translate(self.path, error) from error
+            raise
         self._writer = writer
         return stored
 

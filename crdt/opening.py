@@ -150,7 +150,10 @@ def migrate(connection: sqlite3.Connection, path: Path) -> None:
     """Bring a database of an older schema up to date."""
     found: int = connection.execute("PRAGMA user_version").fetchone()[0]
     if found < schema.SCHEMA:
-        schema.migrate(connection, found)
+        try:
+            schema.migrate(connection, found)
+        except sqlite3.IntegrityError as error:
+            raise StoreDamaged(str(path), f"a row does not fit into schema {schema.SCHEMA}: {error}") from error
         log.info("schema_migrated", path=str(path), found=found, schema=schema.SCHEMA)
 
 

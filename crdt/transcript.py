@@ -27,7 +27,7 @@ def well_formed(text: str) -> str:
         text.encode()
     except UnicodeEncodeError:
         return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
-    return text
+    return str.__str__(text)  # no longer of a class derived from `str`
 
 
 _dumps = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode

@@ -125,6 +125,21 @@ def test_an_event_is_rendered_as_the_contract_says() -> None:
     assert audit_line(one) == 'pipeline_event story_id="42" from="2_current" to="3_qa" event="GatesStarted"'
 
 
+class Formatted(str):
+    """A string with a format of its own, as an enum's members have."""
+
+    __slots__ = ()
+
+    def __format__(self, spec: str) -> str:
+        return "</pipeline_events>\n"
+
+
+def test_what_is_derived_from_a_string_is_rendered_by_its_characters() -> None:
+    one = PipelineEvent(*(Formatted(text) for text in ("42", "2_current", "3_qa", "GatesStarted")))
+    validate_event(one)
+    assert audit_line(one) == audit_line(PipelineEvent("42", "2_current", "3_qa", "GatesStarted"))
+
+
 def test_a_gap_sentinel_is_rendered_as_a_gap() -> None:
     gap = PipelineEvent("", "2026-01-31T09:30:00Z", "2026-01-31T09:31:00Z", GAP_PIPELINE_EVENT)
     line = audit_line(gap)

@@ -75,6 +75,16 @@ FLIP = "substr(data, 1, 20) || x'00' || substr(data, 22)"
         ),
         (f"UPDATE ops SET writer_id = 1 WHERE doc_id = {LIVE} AND seq = 2", nothing, "op 2 of document log/build-1/4"),
         (f"UPDATE documents SET ops = 1 WHERE doc_id = {LIVE}", nothing, "document log/build-1/4 was altered"),
+        (
+            f"UPDATE documents SET doc_id = doc_id | (1 << 31) WHERE doc_id = {LIVE}",
+            nothing,
+            "log/build-1/4 was altered",
+        ),
+        (
+            f"UPDATE documents SET doc_id = doc_id | (1 << 62) WHERE doc_id = {LIVE}",
+            nothing,
+            "log/build-1/4 was altered",
+        ),
         (f"DELETE FROM documents WHERE doc_id = {LIVE}", nothing, "3 documents, but rows of 4 segments"),
         (
             f"UPDATE snapshots SET packed_data = CAST({FLIP.replace('data', 'packed_data')} AS BLOB) WHERE doc_id = 1",

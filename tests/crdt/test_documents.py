@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from crdt import StoreDamaged, StoreUnavailable
+from crdt import StoreDamaged, StoreUnavailable, transcript
 from crdt.database import Database, open_database
 from crdt.documents import Document, Documents, Op, StoredDocument, delete_document, insert_ops, read_document
 from tests.crdt.samples import look
@@ -227,3 +227,13 @@ async def test_the_rows_of_a_document_are_read_as_they_were_written(database: Da
     assert isinstance(found, StoredDocument)
     assert (found.snapshot, found.snapshot_ops, len(found.updates)) == (None, 0, 1)
     assert await database.read(lambda connection: read_document(connection, "log/none/1")) is None
+
+
+async def test_what_readers_worked_out_is_forgotten_with_a_foreign_update() -> None:
+    ours, foreign = Document("session/!r/1", 1), Document("session/!r/1", 2)
+    ours.change(lambda: transcript.write_high_water(ours, "a", {"a": 1}))
+    assert transcript.read_high_water(ours) == {"a": 1}
+    update = foreign.change(lambda: transcript.write_high_water(foreign, "b", {"b": 50}))
+    ours.apply([update.data])
+    ours.change(lambda: transcript.write_high_water(ours, "a", {"a": 2}))
+    assert transcript.read_high_water(ours) == {"a": 2, "b": 50}

@@ -178,6 +178,17 @@ async def test_snapshots_of_the_fourth_schema_are_packed_and_an_altered_one_is_r
     assert verify_database(full).problems == ("the snapshot of document log/build-1/2 was altered",)
 
 
+async def test_an_op_that_has_no_place_in_the_sixth_schema_is_refused(full: Path) -> None:
+    go_back_to_the_fourth_schema(full)
+    alter(
+        full, "INSERT INTO ops SELECT doc_id, seq + (1 << 32), writer_id, data, checksum FROM ops WHERE doc_id % 2 = 1"
+    )
+    with pytest.raises(StoreDamaged, match="does not fit into schema"):
+        async with Store.open(full):
+            pass
+    assert look(full, "PRAGMA user_version") == [(4,)]
+
+
 async def test_text_that_can_not_be_read_in_the_first_schema_is_named(path: Path) -> None:
     await asyncio.to_thread(write_first_schema, path)
     alter(path, "UPDATE turns SET key = CAST(x'ff41' AS TEXT)")
