@@ -197,11 +197,15 @@ class Database:
 
     def _end(self, batch: list[_Waiting], outcomes: list[Any], failure: str | None) -> None:
         self.failure = failure
-        try:
-            for waiting, outcome in zip(batch, outcomes, strict=True):
+        broken: BaseException | None = None
+        for waiting, outcome in zip(batch, outcomes, strict=True):
+            try:
                 waiting.settle(outcome)
-        finally:
-            self._units.ended()
+            except BaseException as error:  # the others are told all the same
+                broken = error
+        self._units.ended()
+        if broken is not None:
+            raise broken
 
     def _transact(self, connection: sqlite3.Connection, batch: list[_Waiting], outcomes: list[Any]) -> int:
         opening.check_in_place(self._files)

@@ -46,9 +46,8 @@ class Lifetime:
     async def __aenter__(self) -> Self:
         database = await open_database(self.path, self._asked_sled_id, begin_anew)
         try:
-            self._event_log = EventLog(
-                *(database, self._segment_events, self._retention, self._clock_ms), self._housekeep_soon
-            )
+            retention = self._retention
+            self._event_log = EventLog(database, self._segment_events, retention, self._clock_ms, self._housekeep_soon)
             await self._event_log.open()
             self._sessions = Sessions(database, self._event_log, self._clock_ms)
         except BaseException:
