@@ -65,6 +65,7 @@ class EventLog:
         self._recent = RecentEvents(self._sled_id)
         self._appends = Gathering(self._begin)
         self._task: asyncio.Task[None] | None = None
+        self._housekeeping = asyncio.Lock()
         self._on_growth = on_growth
         self.needs_housekeeping = False
         """Whether a document has grown enough to be compacted; `on_growth` is called then."""
@@ -325,19 +326,20 @@ class EventLog:
 
     async def housekeep(self) -> None:
         """Compact what has grown, also what a failure or a death left as it was, and apply retention."""
-        self.needs_housekeeping = False
-        for name in await self._database.read(lambda connection: _names_with_ops(connection, self._sled_id)):
-            live = self._live if self._live is not None and self._live.name == name else None
-            if live is not None and self._segments[-1].sealed_at is None and not _is_long(live):
-                continue
-            try:
-                await self._documents.compact(name)
-            except StoreDamaged as error:  # the others, and retention, must not wait for it
-                log.error("compaction_refused", document=name, error=str(error))
-            else:
-                if live is not None:
-                    live.snapshot_ops = live.ops
-        await self.apply_retention()
+        async with self._housekeeping:  # who waits for it finds it done, whoever began it
+            self.needs_housekeeping = False
+            for name in await self._database.read(lambda connection: _names_with_ops(connection, self._sled_id)):
+                live = self._live if self._live is not None and self._live.name == name else None
+                if live is not None and self._segments[-1].sealed_at is None and not _is_long(live):
+                    continue
+                try:
+                    await self._documents.compact(name)
+                except StoreDamaged as error:  # the others, and retention, must not wait for it
+                    log.error("compaction_refused", document=name, error=str(error))
+                else:
+                    if live is not None:
+                        live.snapshot_ops = live.ops
+            await self.apply_retention()
 
 
 def _slice(document: Document, first: int, end: int) -> list[str]:

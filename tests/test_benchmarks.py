@@ -26,6 +26,7 @@ def test_a_row_that_breaks_off_does_not_hide_the_others(
     found = json.loads(json_file.read_text())
     assert [figure["what"] for figure in found["figures"]] == [
         "durable append, one caller",
+        "that raw commit in a thread, awaited",
         "durable append, 64 callers",
     ]
     (broken,) = found["broken"]

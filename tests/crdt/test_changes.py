@@ -142,3 +142,17 @@ async def test_closing_waits_for_a_compaction_whose_caller_left(path: Path, monk
     monkeypatch.undo()
     async with Store.open(path) as store:
         assert await store.append_event(event(6)) == 6
+
+
+async def test_a_caller_that_breaks_when_it_is_told_keeps_nobody_from_being_told(store: Store) -> None:
+    told: list[object] = []
+
+    def break_down(outcome: object) -> None:
+        raise ZeroDivisionError
+
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(type(context.get("exception"))))
+    store._database.submit(lambda connection: 1, break_down)
+    store._database.submit(lambda connection: 2, told.append)
+    await store.write_settings({"device": "ABC"})
+    assert told == [2, ZeroDivisionError]
+    assert await store.append_event(event(1)) == 1

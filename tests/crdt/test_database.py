@@ -192,21 +192,6 @@ async def test_an_unexpected_error_reaches_every_caller(database: Database, monk
     assert await database.write(insert(4)) == 1
 
 
-async def test_a_caller_that_breaks_when_it_is_told_keeps_nobody_from_being_told(database: Database) -> None:
-    told: list[object] = []
-
-    def break_down(outcome: object) -> None:
-        raise ZeroDivisionError
-
-    loop = asyncio.get_running_loop()
-    loop.set_exception_handler(lambda loop, context: told.append(type(context.get("exception"))))
-    database.submit(insert(1), break_down)
-    database.submit(insert(2), told.append)
-    assert await database.write(insert(3)) == 1
-    assert told == [1, ZeroDivisionError]
-    assert await database.write(insert(4)) == 1
-
-
 async def test_a_query_sees_one_commit_and_never_waits_for_the_writer(database: Database) -> None:
     await database.write(insert(1))
 
