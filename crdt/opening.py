@@ -73,12 +73,10 @@ def check_in_place(files: Files) -> None:
 
     SQLite itself looks only at files that have no WAL.
     """
-    if any(_file_at(name) != file for name, file in files.items()):
-        raise StoreUnavailable(
-            next(iter(files)),
-            "or its WAL was moved, deleted or replaced while it was open",
-            "put it back, or start Musher again",
-        )
+    for name, file in files.items():
+        if _file_at(name) != file:
+            problem = "was moved, deleted or replaced while it was open"
+            raise StoreUnavailable(name, problem, "put it back, or start Musher again")
 
 
 def check_presence(path: Path, witness: Witness | None) -> None:

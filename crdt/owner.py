@@ -85,8 +85,8 @@ class OwnerLock:
 
     def write_witness(self, witness: Witness) -> None:
         """Note the newest commit. Not synced: it has to outlive the process, not the power."""
-        fields = (f"{witness.commits:020d}", witness.database_id)
-        line = f"{' '.join(fields)} {checksum(*fields):010d}\n"
+        commits = f"{witness.commits:020d}"
+        line = f"{commits} {witness.database_id} {checksum(commits, witness.database_id):010d}\n"
         os.pwrite(self._descriptor, (line * 2).encode(), _WITNESS_OFFSET)
 
     def release(self) -> None:

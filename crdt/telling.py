@@ -51,8 +51,8 @@ def _told(plan: Unseen, folded: SeqRange | None, events: Sequence[PipelineEvent 
     lines = [gap_line(plan.dropped)] if plan.dropped else []
     if folded:
         lines.append(fold_line(folded))
-    lines.extend(audit_line(event) for event in events)
-    gaps = sum(event.pipeline_event == GAP_PIPELINE_EVENT for event in events) + (plan.dropped is not None)
+    lines += [audit_line(event) for event in events]
+    gaps = [event.pipeline_event for event in events].count(GAP_PIPELINE_EVENT) + (plan.dropped is not None)
     return Telling(lines, plan.mark, len(events) + (len(folded) if folded else 0), gaps)
 
 

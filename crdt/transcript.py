@@ -36,8 +36,13 @@ _dumps = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 def encode_entry(entry: TranscriptEntry) -> str:
     """Encode an entry; fields that are empty are left out."""
     fields: dict[str, Any] = {"role": entry.role, "key": entry.key, "text": entry.text}
-    optional = {"lines": entry.lines, "context": entry.context, "failed": entry.failed}
-    return _dumps(fields | {name: value for name, value in optional.items() if value})
+    if entry.lines:
+        fields["lines"] = entry.lines
+    if entry.context:
+        fields["context"] = entry.context
+    if entry.failed:
+        fields["failed"] = True
+    return _dumps(fields)
 
 
 def decode_entry(text: str) -> TranscriptEntry:
@@ -77,17 +82,16 @@ def read_view(session_id: str, document: Document) -> LlmSessionView:
 
 def write_meta(document: Document, persona_name: str, scope: str, start: Mapping[str, int] | None = None) -> None:
     """Set persona and scope, inside a change; `start` once, when the session begins."""
-    meta = document.map("meta")
-    meta["persona_name"] = persona_name
-    meta["scope"] = scope
+    texts = {"persona_name": persona_name, "scope": scope}
     if start:
-        meta["start"] = _dumps(start)
+        texts["start"] = _dumps(start)
+    document.put("meta", texts)
     document.memo.pop("start", None)
 
 
 def write_high_water(document: Document, writer: str, marks: Mapping[str, int]) -> None:
     """Set this writer's copy of the marks, inside a change."""
-    document.map("high_water")[writer] = _dumps(marks)
+    document.put("high_water", {writer: _dumps(marks)})
     known = document.memo.get("high_water")
     if known is not None:
         document.memo["high_water"] = join((known, marks))
