@@ -9,11 +9,11 @@ from html import escape
 from benchmarks.figure import Figure
 from benchmarks.table import number
 
-WIDTH = 960
+WIDTH = 980
 LINE = 26
 TOP = 64
-LEFT = 470
-LIMIT_AT = 720
+LEFT = 490
+LIMIT_AT = 740
 """Where the limit stands; a factor of two is as long as another, to either side."""
 OCTAVE = 46
 _MARGIN = 12
