@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from benchmarks.commits import GroupCommit, RawCommits
-from benchmarks.figure import Figure, Round, microseconds, per_second, ratio
+from benchmarks.figure import Figure, Round, microseconds, per_second, ratio, timed
 from benchmarks.stores import event, settle_in
 from crdt import Store
 
@@ -32,9 +32,9 @@ async def one_caller(folder: Path, rounds: int, samples: int) -> list[Figure]:
                     await settle_in(store)
                     for number in range(samples):
                         theirs.append(raw.one())
-                        ours.append(await _timed(store.append_event(event(number))))
+                        ours.append(await timed(store.append_event(event(number))))
                         theirs.append(raw.one())
-                        crossed.append(await _timed(loop.run_in_executor(thread, threaded.one)))
+                        crossed.append(await timed(loop.run_in_executor(thread, threaded.one)))
             appends.append((ours, theirs))
             crossings.append((crossed, theirs))
     beside = "raw SQLite commit of one row"
@@ -42,12 +42,6 @@ async def one_caller(folder: Path, rounds: int, samples: int) -> list[Figure]:
         ratio("1", "durable append, one caller", beside, appends, show=microseconds, at_most=1.6),
         ratio("1", "that raw commit in a thread, awaited", beside, crossings, show=microseconds),
     ]
-
-
-async def _timed(work: Awaitable[object]) -> float:
-    started = time.perf_counter()
-    await work
-    return time.perf_counter() - started
 
 
 async def many_callers(folder: Path, rounds: int, appends: int) -> Figure:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
 Round = tuple[Sequence[float], Sequence[float]]
@@ -100,6 +101,13 @@ def quantity(
         at_most=at_most,
         details=dict(details),
     )
+
+
+async def timed(work: Awaitable[object]) -> float:
+    """Wait for something; returns the seconds that it took."""
+    started = time.perf_counter()
+    await work
+    return time.perf_counter() - started
 
 
 def milliseconds(seconds: float) -> str:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import aiohttp
 from openai import AsyncOpenAI
 
-from benchmarks.figure import Figure, Round, milliseconds, ratio
+from benchmarks.figure import Figure, Round, milliseconds, ratio, timed
 from bot.llm.openai import OpenAIModel
 from bot.prompt import ModelMessage
 from tests.servers.model import ScriptedModel
@@ -49,15 +47,9 @@ async def measure(folder: Path, quick: bool) -> list[Figure]:
             for _ in range(5):
                 took: tuple[list[float], list[float]] = ([], [])
                 for _ in range(samples // 5):
-                    took[1].append(await _timed(bare))
-                    took[0].append(await _timed(call))
+                    took[1].append(await timed(bare()))
+                    took[0].append(await timed(call()))
                 measured.append(took)
             figures.append(ratio("6", f"a model call by {name}", "bare aiohttp request", measured, show=milliseconds))
         await ours.aclose()
     return figures
-
-
-async def _timed(work: Callable[[], Awaitable[object]]) -> float:
-    started = time.perf_counter()
-    await work()
-    return time.perf_counter() - started

@@ -15,7 +15,7 @@ from typing import Any
 from pycrdt import Array, Doc, TransactionEvent
 
 from benchmarks.append import CALLERS, rate
-from benchmarks.figure import Figure, Round, milliseconds, per_second, ratio
+from benchmarks.figure import Figure, Round, milliseconds, per_second, ratio, timed
 from benchmarks.stores import event, fill
 from crdt import Store
 from crdt.log_entries import decode_event, encode_event
@@ -70,8 +70,8 @@ async def writing(folder: Path, rounds: int, appends: int) -> Figure:
             took: tuple[list[float], list[float]] = ([], [])
             for _ in range(appends):
                 number += 1
-                took[0].append(await _timed(theirs.append_stored(number)))
-                took[1].append(await _timed(ours.append_event(event(number))))
+                took[0].append(await timed(theirs.append_stored(number)))
+                took[1].append(await timed(ours.append_event(event(number))))
             # The sum: what takes long once in a hundred appends is part of the price.
             measured.append(([sum(took[0]) / appends], [sum(took[1]) / appends]))
     return ratio(
@@ -89,21 +89,13 @@ async def writing_at_once(folder: Path, rounds: int, appends: int) -> Figure:
         theirs = PeerLog(store)
         numbers = itertools.count(1)
         for _ in range(rounds):
-            rates = (
-                await rate(lambda: theirs.append_stored(next(numbers)), appends),
-                await rate(lambda: ours.append_event(event(next(numbers))), appends),
-            )
-            measured.append(([rates[1]], [rates[0]]))
+            their_rate = await rate(lambda: theirs.append_stored(next(numbers)), appends)
+            our_rate = await rate(lambda: ours.append_event(event(next(numbers))), appends)
+            measured.append(([our_rate], [their_rate]))
     return ratio(
         *("4", f"append {rounds * appends:,} events by {CALLERS} callers, times faster", PEER, measured),
         show=per_second,
     )
-
-
-async def _timed(work: Any) -> float:
-    started = time.perf_counter()
-    await work
-    return time.perf_counter() - started
 
 
 async def loading(folder: Path, rounds: int) -> list[Figure]:

@@ -105,8 +105,8 @@ def audit_line(event: PipelineEvent | RecordedEvent) -> str:
         fields = tuple(map(escape, fields))
     story_id, from_stage, to_stage, happened = fields
     # Joined: what is derived from `str`, as an enum's members may be, can have a format of its own.
-    parts = ('pipeline_event story_id="', story_id, '" from="', from_stage, '" to="', to_stage, '" event="', happened)
-    return "".join((*parts, '"'))
+    told = ('pipeline_event story_id="', story_id, '" from="', from_stage, '" to="', to_stage)
+    return "".join((*told, '" event="', happened, '"'))
 
 
 def parse_audit_line(line: str) -> PipelineEvent | None:

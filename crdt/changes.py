@@ -36,7 +36,7 @@ class Changes:
         self._under_way[task] = None
         try:
             result = await change
-        except Exception as error:
+        except Exception as error:  # whatever refused the change, a cancelled caller hears of the cancellation
             if (cancelled := self._under_way[task]) is None:
                 raise
             log.debug("change_refused", error=str(error))

@@ -187,7 +187,8 @@ class Database:
             self._end(batch, [failure] * len(batch), str(failure))
 
     def _end_unknown(self, batch: list[_Waiting], error: BaseException) -> None:
-        """Tell the callers of a commit that can't be asked for; also when the event loop ends, which they can't."""
+        """Tell the callers of a commit of which nothing can be found out; also when the event loop cancels the search,
+        since they themselves can't be cancelled."""
         told = error
         if not isinstance(error, Exception):
             told = StoreUnavailable(str(self.path), "was given up before a commit was confirmed", "open it again")
@@ -208,7 +209,7 @@ class Database:
             raise broken
 
     def _transact(self, connection: sqlite3.Connection, batch: list[_Waiting], outcomes: list[Any]) -> int:
-        opening.check_in_place(self._files)
+        opening.check_in_place(self.path, self._files)
         connection.execute("BEGIN IMMEDIATE")
         run = _run_alone if len(batch) == 1 else _run_in_savepoint
         for waiting in batch:
@@ -231,7 +232,7 @@ class Database:
         The checkpoint writes what the WAL holds a second time and syncs it: after a failed fsync nothing less shows
         that a commit which can be read will also survive.
         """
-        opening.check_in_place(self._files)
+        opening.check_in_place(self.path, self._files)
         broken, self._writer = self._writer, None
         if broken is not None:
             await broken.close()
@@ -241,7 +242,7 @@ class Database:
             raise translate(self.path, error) from error
         try:
             stored: int = await writer.run(_force_to_disk)
-        except BaseException as error:
+        except BaseException as error:  # whatever it is, the connection is not left open
             await writer.close()
             if isinstance(error, sqlite3.Error):
                 raise translate(self.path, error) from error

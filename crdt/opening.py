@@ -68,15 +68,15 @@ def _file_at(name: str) -> tuple[int, int] | None:
     return found.st_dev, found.st_ino
 
 
-def check_in_place(files: Files) -> None:
+def check_in_place(path: Path, files: Files) -> None:
     """Refuse to write into files that were moved, deleted or replaced since they were opened: no start would find it.
 
     SQLite itself looks only at files that have no WAL.
     """
     for name, file in files.items():
         if _file_at(name) != file:
-            problem = "was moved, deleted or replaced while it was open"
-            raise StoreUnavailable(name, problem, "put it back, or start Musher again")
+            problem = "or its WAL was moved, deleted or replaced while it was open"
+            raise StoreUnavailable(str(path), problem, "put it back, or start Musher again")
 
 
 def check_presence(path: Path, witness: Witness | None) -> None:
