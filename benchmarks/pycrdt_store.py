@@ -164,7 +164,12 @@ async def measure(folder: Path, quick: bool) -> list[Figure]:
     """The row: each ratio is theirs / ours."""
     (folder / "loading").mkdir()
     return [
-        await writing(folder, rounds=4 if quick else 20, appends=200 if quick else 500),
+        *await measure_writing(folder, quick),
         await writing_at_once(folder, rounds=3 if quick else 5, appends=640 if quick else 1_920),
         *await loading(folder / "loading", rounds=3 if quick else 7),
     ]
+
+
+async def measure_writing(folder: Path, quick: bool) -> list[Figure]:
+    """The first line of the row alone."""
+    return [await writing(folder, rounds=4 if quick else 20, appends=200 if quick else 500)]

@@ -120,3 +120,9 @@ async def measure(folder: Path, quick: bool) -> list[Figure]:
     events = SIZES[:-2] if quick else SIZES
     flat = await sizes(folder, rounds=4 if quick else 9, samples=50 if quick else 100, events=events)
     return [*flat, await ages(folder, rounds=3 if quick else 9, old_turns=2_000 if quick else OLD_TURNS)]
+
+
+async def measure_in_one_log(folder: Path, quick: bool) -> list[Figure]:
+    """The first line of the row alone, in a log of 30,000."""
+    found = await sizes(folder, rounds=4 if quick else 9, samples=50 if quick else 100, events=(30_000,))
+    return found[:1]
