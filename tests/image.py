@@ -13,6 +13,7 @@ import os
 import re
 import shlex
 import shutil
+import ssl
 import subprocess
 import sys
 import tempfile
@@ -233,7 +234,7 @@ class Image:
             folder.mkdir(exist_ok=True)
         places = {"HOME": str(home), "TMPDIR": str(scratch), "XDG_CONFIG_HOME": str(_config_home())}
         argv = ["sh", "-c", self.inside(text)]
-        environ = passed_on | self.environ | places
+        environ = _certificates() | passed_on | self.environ | places
         if confinement_problem() is None:
             argv, extra = confine(argv, [self.folder, *caches.values()])
             environ |= extra
@@ -256,6 +257,13 @@ def _caches() -> dict[str, Path]:
         "UV_CACHE_DIR": Path(os.environ.get("UV_CACHE_DIR") or cache / "uv"),
         "PIP_CACHE_DIR": Path(os.environ.get("PIP_CACHE_DIR") or cache / "pip"),
     }
+
+
+def _certificates() -> dict[str, str]:
+    """Have uv trust what this machine trusts: a company's own certificates are known to the system, not to uv."""
+    known = ssl.get_default_verify_paths()
+    found = known.cafile is not None or (known.capath is not None and any(Path(known.capath).iterdir()))
+    return {"UV_SYSTEM_CERTS": "1"} if found else {}
 
 
 def _config_home() -> Path:
