@@ -72,9 +72,9 @@ class Rules:
             return True
         try:
             found = rule.when.search(facts)
-        except JMESPathError as error:
+        except Exception as error:  # jmespath lets errors of Python out too, as of contains(body.ref, body.branch)
             # A function over something that this delivery does not have: the condition does not hold.
-            log.debug("condition_failed", source=self._source, rule=rule.name, reason=type(error).__name__)
+            log.info("condition_failed", source=self._source, rule=rule.name, reason=_problem(error))
             return False
         return found not in (None, False, "", [], {})
 
@@ -84,8 +84,9 @@ def _compile(source: str, number: int, texts: RuleTexts) -> _Rule:
         try:
             return jmespath.compile(text)
         except JMESPathError as error:
-            problem = str(error).splitlines()[0].rstrip(":")
-            raise ConfigError(f"source {source}", [f"rule {number}: {key} is not JMESPath: {problem}"]) from error
+            raise ConfigError(
+                f"source {source}", [f"rule {number}: {key} is not JMESPath: {_problem(error)}"]
+            ) from error
 
     when = None if texts.when is None else compiled("when", texts.when)
     return _Rule(f"rule {number}", when, {field: compiled(field, getattr(texts, field)) for field in _FIELDS})
@@ -96,10 +97,10 @@ def _apply(rule: _Rule, facts: Mapping[str, object]) -> PipelineEvent | Ignored:
     for field, expression in rule.fields.items():
         try:
             values[field] = _text(expression.search(facts))
-        except JMESPathError as error:
-            return Ignored(f"its {field} fails: {str(error).splitlines()[0].rstrip(' ,:')}")
         except _Useless as error:
             return Ignored(f"its {field} gives {error}, not a string")
+        except Exception as error:  # jmespath lets errors of Python out too, as of ceil(to_number('inf'))
+            return Ignored(f"its {field} fails: {_problem(error)}")
     return PipelineEvent(**values)
 
 
@@ -111,4 +112,10 @@ def _text(value: object) -> str:
         return value
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
-    raise _Useless({bool: "a boolean", float: "a fraction", list: "an array", dict: "an object"}[type(value)])
+    names = {bool: "a boolean", float: "a fraction", list: "an array", dict: "an object"}
+    raise _Useless(names.get(type(value), "nothing that JSON has"))
+
+
+def _problem(error: Exception) -> str:
+    """The first line of what an error says, or its name."""
+    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(" ,:")

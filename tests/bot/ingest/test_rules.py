@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 from multidict import CIMultiDict
+from structlog.testing import capture_logs
 
 from bot.config.sections import RuleConfig
 from bot.errors import ConfigError
@@ -44,6 +45,15 @@ def test_a_condition_that_fails_over_a_delivery_does_not_hold() -> None:
     assert mapped(gh, PULL, X_GitHub_Event="pull_request").by == "rule 2"
 
 
+def test_a_condition_over_which_python_fails_does_not_hold_and_the_log_says_so() -> None:
+    gh = source("github", {**MERGED, "when": "contains(body.action, body.missing)"}, MERGED)
+    with capture_logs() as logs:
+        assert mapped(gh, PULL, X_GitHub_Event="pull_request").by == "rule 2"
+    assert [(line["event"], line["source"], line["rule"]) for line in logs] == [
+        ("condition_failed", "github", "rule 1")
+    ]
+
+
 @pytest.mark.parametrize(
     ("expression", "reason"),
     [
@@ -53,10 +63,13 @@ def test_a_condition_that_fails_over_a_delivery_does_not_hold() -> None:
         ("body.yes", "its story_id gives a boolean, not a string"),
         ("body.half", "its story_id gives a fraction, not a string"),
         ("length(body.missing)", "its story_id fails: "),
+        ("contains(body.name, body.missing)", "its story_id fails: 'in <string>' requires string"),
+        ("ceil(to_number(body.huge))", "its story_id fails: cannot convert float infinity"),
+        ("&body.name", "its story_id gives nothing that JSON has"),
     ],
 )
 def test_a_rule_that_gives_no_story_says_which_and_why(expression: str, reason: str) -> None:
-    body = {"list": [], "object": {}, "yes": True, "half": 0.5}
+    body = {"list": [], "object": {}, "yes": True, "half": 0.5, "name": "x", "huge": "1e999"}
     found = mapped(source("bearer", {"story_id": expression, "pipeline_event": "'x'"}), body)
     assert found.by == "rule 1"
     assert found.reason.startswith(reason)
