@@ -35,7 +35,9 @@ def _project(payload: Payload) -> str:
 
 def _pipeline(payload: Payload) -> Outcome:
     project = _project(payload)
-    iid = payload.text("merge_request.iid")
+    # The pipeline of a fork knows a merge request of another project, which it names by a number only.
+    is_ours = payload.text("merge_request.target_project_id") in ("", payload.text("project.id"))
+    iid = payload.text("merge_request.iid") if is_ours else ""
     story_id = f"{project}!{iid}" if iid else f"{project}@{payload.need('object_attributes.ref')}"
     status = payload.need("object_attributes.status")
     name = payload.text("object_attributes.name") or f"#{payload.need('object_attributes.id')}"

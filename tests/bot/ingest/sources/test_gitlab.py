@@ -34,6 +34,18 @@ BOARD = {"labels": {"previous": labels("bug", "flow::doing"), "current": labels(
             ("ship/hull!4", "", "failed", "pipeline failed: Nightly"),
         ),
         (
+            attributes("pipeline", **PIPELINE)
+            | {"merge_request": {"iid": 4, "source_project_id": 2, "target_project_id": 2}}
+            | {"project": PROJECT["project"] | {"id": 2}},
+            ("ship/hull!4", "", "failed", "pipeline failed: #31"),
+        ),
+        (  # of a fork, about a merge request of the project that it was forked from
+            attributes("pipeline", **PIPELINE)
+            | {"merge_request": {"iid": 4, "source_project_id": 2, "target_project_id": 1}}
+            | {"project": PROJECT["project"] | {"id": 2}},
+            ("ship/hull@main", "", "failed", "pipeline failed: #31"),
+        ),
+        (
             {
                 "object_kind": "build",
                 "ref": "main",
