@@ -153,8 +153,8 @@ def _attribute(attributes: Mapping[str, object], name: str) -> str:
         raise _WrongAttribute(name, "is missing")
     if not isinstance(value, str) or not 1 <= len(value) <= _MAX_ATTRIBUTE:
         raise _WrongAttribute(name, f"must be a string of 1 to {_MAX_ATTRIBUTE} characters")
-    if any(not character.isprintable() for character in value):
-        raise _WrongAttribute(name, "must hold no control characters")
+    if not native.is_storable(value):
+        raise _WrongAttribute(name, "must hold no control characters and no lone surrogates")
     return value
 
 

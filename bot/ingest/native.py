@@ -115,10 +115,14 @@ def _dedupe_keys(event_id: str | None) -> tuple[str, ...]:
         return ()
     if not 1 <= len(event_id) <= MAX_ID_LENGTH:
         raise InvalidEvent("id", f"must have 1 to {MAX_ID_LENGTH} characters, it has {len(event_id)}")
-    # A lone surrogate has no UTF-8 form to store, and a control character is never meant in an id.
-    if any(unicodedata.category(character) in {"Cc", "Cs"} for character in event_id):
+    if not is_storable(event_id):
         raise InvalidEvent("id", "must hold no control characters and no lone surrogates")
     return (DEDUPE_PREFIX + event_id,)
+
+
+def is_storable(text: str) -> bool:
+    """Tell whether a text can be a name: a lone surrogate has no UTF-8 form, and no control character is ever meant."""
+    return not any(unicodedata.category(character) in {"Cc", "Cs"} for character in text)
 
 
 def _validate_occurred_at(occurred_at: str | None) -> None:

@@ -119,3 +119,10 @@ async def test_headers_in_binary_mode_are_percent_encoded_and_may_be_quoted(serv
     assert (await send(server.port, "structured", event('say ""hi"'))).json["duplicates"] == 1
     answer = await send(server.port, "binary", event("%ff"))
     assert (answer.status, answer.error["field"]) == (400, "ce-id")
+
+
+@pytest.mark.parametrize("name", ["構築\u300017", "a\u00a0b", "👩\u200d🚀"])
+async def test_a_name_may_hold_what_is_no_control_character(server: IngestServer, name: str) -> None:
+    assert (await send(server.port, "structured", event(name))).json["accepted"] == 1
+    refused = await send(server.port, "structured", event(name + "\x85"))
+    assert (refused.status, refused.error["field"]) == (400, "id")
