@@ -12,7 +12,7 @@ import structlog
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4
 
-from bot.errors import MusherError
+from bot.errors import ListenFailed
 from bot.health import Health
 from bot.metrics import Metrics
 from crdt import Statistics, StoreDamaged, StoreUnavailable
@@ -21,16 +21,6 @@ log = structlog.get_logger(__name__)
 
 _STOP_SECONDS: Final = 1.0
 """How long a stop waits for requests in work; the whole service has 10 s."""
-
-
-class AdminListenFailed(MusherError):
-    """The private listener's address can't be had."""
-
-    def __init__(self, host: str, port: int, problem: str) -> None:
-        super().__init__(
-            f"can't listen on {host}:{port} ({problem}): "
-            "stop what uses that address, or change admin.host or admin.port"
-        )
 
 
 class Measured(Protocol):
@@ -45,7 +35,7 @@ class AdminServer:
     `identity` says who this service is, in /status.
 
     Raises:
-        AdminListenFailed: on entering, when the address can't be had.
+        ListenFailed: on entering, when the address can't be had.
     """
 
     def __init__(
@@ -74,9 +64,9 @@ class AdminServer:
         site = web.TCPSite(self._runner, self._host, self._asked_port)
         try:
             await site.start()
-        except OSError as error:
+        except (OSError, UnicodeError) as error:
             await self._runner.cleanup()
-            raise AdminListenFailed(self._host, self._asked_port, error.strerror or str(error)) from error
+            raise ListenFailed("admin", self._host, self._asked_port, error) from error
         self._site = site
         log.info("admin_listening", host=self._host, port=self.port)
         return self

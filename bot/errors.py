@@ -29,3 +29,15 @@ class ConfigError(MusherError):
         if len(self.problems) == 1:
             return f"{self.source}: {self.problems[0]}"
         return "\n  ".join([f"{self.source} has {len(self.problems)} problems:", *self.problems])
+
+
+class ListenFailed(MusherError):
+    """The address of a listener can't be had; `section` of the configuration names it. No request was served."""
+
+    def __init__(self, section: str, host: str, port: int, error: OSError | UnicodeError) -> None:
+        # A name with an empty label, or with one of over 63 bytes, fails before anybody is asked for it.
+        problem = "no host can have that name" if isinstance(error, UnicodeError) else error.strerror or str(error)
+        super().__init__(
+            f"can't listen on {host}:{port} ({problem}): "
+            f"stop what uses that address, or change {section}.host or {section}.port"
+        )

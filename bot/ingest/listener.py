@@ -140,12 +140,22 @@ class _Connection(web.RequestHandler):
     def eof_received(self) -> bool:  # type: ignore[override]
         """Let a client that closes its half when it has said all read the answer; then the connection is over."""
         is_idle = self._waiter is not None and not self._waiter.done()
-        request = self._current_request
-        is_cut_off = request is not None and not request.content.is_eof()
-        if is_idle or is_cut_off:
+        if is_idle or self._is_cut_off():
             return False
         self.close()
+        # A request whose handling is being started is not to be seen in this moment.
+        asyncio.get_running_loop().call_soon(self._end_if_cut_off)
         return True
+
+    def _is_cut_off(self) -> bool:
+        bodies = [body for _, body in self._messages]
+        if self._current_request is not None:
+            bodies.append(self._current_request.content)
+        return any(not body.is_eof() for body in bodies)
+
+    def _end_if_cut_off(self) -> None:
+        if self.transport is not None and self._is_cut_off():
+            self.transport.close()
 
     def handle_error(
         self,

@@ -15,7 +15,7 @@ from typing import Final
 import structlog
 from aiohttp import web
 
-from bot.errors import MusherError
+from bot.errors import ListenFailed
 from bot.health import Health
 from bot.ingest.bearer import BearerTokens
 from bot.ingest.body import BODY_SECONDS
@@ -35,16 +35,6 @@ _STOP_SECONDS: Final = 2.0
 """How long a stop waits for requests in work; aiohttp may take it twice, and the whole service has 10 s."""
 
 Route = Callable[[web.BaseRequest], Awaitable[web.Response]]
-
-
-class ListenFailed(MusherError):
-    """The address can't be listened on; no request was served."""
-
-    def __init__(self, host: str, port: int, problem: str) -> None:
-        super().__init__(
-            f"can't listen on {host}:{port} ({problem}): "
-            "stop what uses that address, or change ingest.host or ingest.port"
-        )
 
 
 class IngestServer:
@@ -100,8 +90,8 @@ class IngestServer:
         self._listener = Listener(self._answer, _refused, self._idle_seconds)
         try:
             self._doors = await open_doors(self._listener, self._host, self._asked_port)
-        except OSError as error:
-            raise ListenFailed(self._host, self._asked_port, error.strerror or str(error)) from error
+        except (OSError, UnicodeError) as error:
+            raise ListenFailed("ingest", self._host, self._asked_port, error) from error
         await self._losses.__aenter__()
         log.info("ingest_listening", host=self._host, port=self.port)
         return self

@@ -8,7 +8,8 @@ from typing import Any
 import aiohttp
 import pytest
 
-from bot.admin import AdminListenFailed, AdminServer
+from bot.admin import AdminServer
+from bot.errors import ListenFailed
 from bot.health import Health
 from bot.metrics import Metrics
 from crdt import CrdtError, Statistics, Store, StoreDamaged, StoreUnavailable
@@ -89,6 +90,6 @@ async def test_there_is_nothing_else(store: Store) -> None:
 
 async def test_an_address_that_is_taken_is_told_with_its_keys(store: Store) -> None:
     async with AdminServer("127.0.0.1", 0, store, Health(), Metrics(), IDENTITY) as first:
-        with pytest.raises(AdminListenFailed, match=rf"can't listen on 127\.0\.0\.1:{first.port} .*admin\.port"):
+        with pytest.raises(ListenFailed, match=rf"can't listen on 127\.0\.0\.1:{first.port} .*admin\.port"):
             async with AdminServer("127.0.0.1", first.port, store, Health(), Metrics(), IDENTITY):
                 raise AssertionError("it listens twice")

@@ -17,8 +17,7 @@ from bot import app
 from bot.app import HomeserverUnusable, ModelUnusable, Started, run_service
 from bot.config import Config
 from bot.demo.homeserver import Homeserver
-from bot.errors import MusherError
-from bot.ingest.server import ListenFailed
+from bot.errors import ListenFailed, MusherError
 from bot.matrix import LoginRefused, NotAHomeserver
 from bot.prompt import split_user
 from crdt import Delivery, Message, PipelineEvent, RecordedEvent, Store, StoreBusy, StoreFull

@@ -17,9 +17,9 @@ from aiohttp import web
 from structlog.testing import capture_logs
 
 from bot import texts
-from bot.admin import AdminListenFailed
 from bot.app import Started, run_service
 from bot.config import Config
+from bot.errors import ListenFailed
 from crdt import Delivery, Store
 from tests.bot.edge import eventually, until
 from tests.bot.matrix.fake import FakeHomeserver, message, synced
@@ -209,5 +209,5 @@ async def test_a_private_port_that_is_taken_ends_the_start_with_its_key(rooms: R
     async with server:
         taken = server.sockets[0].getsockname()[1]
         admin = config.admin.model_copy(update={"port": taken})
-        with pytest.raises(AdminListenFailed, match=r"admin\.port"):
+        with pytest.raises(ListenFailed, match=r"admin\.port"):
             await run_service(config.model_copy(update={"admin": admin}), stop=asyncio.Event())

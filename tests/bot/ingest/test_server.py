@@ -3,14 +3,16 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import re
 import socket
 from contextlib import AsyncExitStack
 
 import pytest
 from structlog.testing import capture_logs
 
+from bot.errors import ListenFailed
 from bot.health import Health
-from bot.ingest import IngestServer, ListenFailed, listener
+from bot.ingest import IngestServer, listener
 from bot.ingest import server as server_module
 from tests.bot.ingest.conftest import RecordingAppend
 from tests.bot.ingest.raw_http import TOKEN, connect, get, head, post
@@ -226,10 +228,21 @@ async def test_a_port_that_is_taken_is_named(append: RecordingAppend) -> None:
                 raise AssertionError("it listens on a taken port")
 
 
-async def test_a_host_that_does_not_exist_is_named(append: RecordingAppend) -> None:
-    with pytest.raises(ListenFailed, match=r"203\.0\.113\.1:0"):
-        async with IngestServer(append, [TOKEN], "203.0.113.1", 0, Health()):
+@pytest.mark.parametrize("host", ["203.0.113.1", "a..b", "a" * 70])
+async def test_a_host_that_does_not_exist_is_named(append: RecordingAppend, host: str) -> None:
+    with pytest.raises(ListenFailed, match=rf"can't listen on {re.escape(host)}:0 "):
+        async with IngestServer(append, [TOKEN], host, 0, Health()):
             raise AssertionError("it listens on a foreign address")
+
+
+async def test_a_body_that_ends_early_together_with_its_connection_holds_no_place(append: RecordingAppend) -> None:
+    async with (
+        IngestServer(append, [TOKEN], "127.0.0.1", 0, Health(), body_seconds=3_600) as server,
+        connect(server.port) as connection,
+    ):
+        connection.writer.write(head(Content_Length="80") + b"{")
+        connection.writer.write_eof()
+        await asyncio.wait_for(connection.closed(), 30)
 
 
 async def test_a_stop_does_not_wait_for_a_body_that_never_ends(
