@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from bot.ingest.mapping import Ignored
 from bot.ingest.payload import Payload
 from bot.ingest.signatures import Headers, Scheme
-from crdt import PipelineEvent
+from crdt import EventBatch, PipelineEvent
 
-Outcome = PipelineEvent | tuple[PipelineEvent, ...] | Ignored
+Outcome = PipelineEvent | Sequence[EventBatch] | Ignored
+"""An event, or what the sender named each of several, or nothing."""
 
 
 @dataclass(frozen=True, slots=True)

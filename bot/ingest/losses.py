@@ -82,7 +82,7 @@ class Losses:
         if self._lost is None:
             self._lost = _Lost(came, now, 0)
         self._lost.first = min(self._lost.first, came)
-        self._lost.last = now
+        self._lost.last = max(self._lost.last, now)  # a clock may be set back
         self._lost.count += 1
         self._noted.set()
 

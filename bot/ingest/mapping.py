@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from bot.ingest.clean import clean_event, clean_text
-from crdt import InvalidEvent, PipelineEvent, validate_event
+from crdt import EventBatch, InvalidEvent, PipelineEvent, validate_event
 
 _MAX_REASON: Final = 120
 
@@ -20,11 +21,19 @@ class Ignored:
 
 @dataclass(frozen=True, slots=True)
 class Mapped:
-    """What `by` (a rule, or the preset) made of a delivery: events, or with none of them the `reason`."""
+    """What `by` (a rule, or the preset) made of a delivery: batches, or with none of them the `reason`.
+
+    A batch with dedupe keys of its own holds an event that the sender has named.
+    """
 
     by: str
-    events: tuple[PipelineEvent, ...] = ()
+    batches: tuple[EventBatch, ...] = ()
     reason: str = ""
+
+    @property
+    def events(self) -> list[PipelineEvent]:
+        """The events of all batches."""
+        return [event for batch in self.batches for event in batch.events]
 
 
 def story(story_id: str, from_stage: str, to_stage: str, *happened: str) -> PipelineEvent:
@@ -32,14 +41,16 @@ def story(story_id: str, from_stage: str, to_stage: str, *happened: str) -> Pipe
     return PipelineEvent(story_id, from_stage, to_stage, ": ".join(part for part in happened if part))
 
 
-def mapped(by: str, outcome: PipelineEvent | tuple[PipelineEvent, ...] | Ignored) -> Mapped:
+def mapped(by: str, outcome: PipelineEvent | Sequence[EventBatch] | Ignored) -> Mapped:
     """Clean what a rule or a preset gave; events that the log would refuse are none."""
     if isinstance(outcome, Ignored):
         return Mapped(by, reason=clean_text(outcome.reason)[:_MAX_REASON])
-    events = tuple(map(clean_event, outcome if isinstance(outcome, tuple) else (outcome,)))
+    given = (EventBatch((outcome,)),) if isinstance(outcome, PipelineEvent) else outcome
+    batches = tuple(EventBatch(tuple(map(clean_event, batch.events)), batch.dedupe_keys) for batch in given)
     try:
-        for event in events:
-            validate_event(event)
+        for batch in batches:
+            for event in batch.events:
+                validate_event(event)
     except InvalidEvent as error:
         return Mapped(by, reason=f"{error.field} {error.problem}")
-    return Mapped(by, events, reason="" if events else "it holds no events")
+    return Mapped(by, batches, reason="" if batches else "it holds no events")

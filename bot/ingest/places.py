@@ -10,7 +10,7 @@ from typing import Final
 from bot.ingest.refusals import Overloaded
 
 MAX_BODIES_IN_FLIGHT: Final = 64
-"""For events and for webhooks each: bounds what senders make us hold to 64 MiB of raw bytes."""
+"""For events, and for each source of webhooks: bounds what the senders of one make us hold to 64 MiB of raw bytes."""
 
 
 class Places:
@@ -18,6 +18,15 @@ class Places:
 
     def __init__(self, count: int = MAX_BODIES_IN_FLIGHT) -> None:
         self._free = asyncio.Semaphore(count)
+        self._waits: set[asyncio.Timeout] = set()
+        self._is_closing = False
+
+    def close(self) -> None:
+        """Turn away who waits, and who would have to wait from now on."""
+        self._is_closing = True
+        for wait in self._waits:
+            if not wait.expired():
+                wait.reschedule(0)
 
     @asynccontextmanager
     async def take(self, patience_s: float = 0.0) -> AsyncIterator[None]:
@@ -26,14 +35,24 @@ class Places:
         Raises:
             Overloaded: there was none.
         """
-        if self._free.locked() and patience_s <= 0:
-            raise Overloaded
-        try:
-            async with asyncio.timeout(patience_s or None):
-                await self._free.acquire()
-        except TimeoutError:
-            raise Overloaded from None
+        if self._free.locked():
+            if patience_s <= 0 or self._is_closing:
+                raise Overloaded
+            await self._wait(patience_s)
+        else:
+            await self._free.acquire()
         try:
             yield
         finally:
             self._free.release()
+
+    async def _wait(self, patience_s: float) -> None:
+        try:
+            async with asyncio.timeout(patience_s) as wait:
+                self._waits.add(wait)
+                try:
+                    await self._free.acquire()
+                finally:
+                    self._waits.discard(wait)
+        except TimeoutError:
+            raise Overloaded from None

@@ -101,6 +101,7 @@ class IngestServer:
     ) -> None:
         for door in self._doors:
             await door.close()
+        self._hooks.stop()
         self._listener.pre_shutdown()
         await self._listener.shutdown(_STOP_SECONDS)
         await self._losses.__aexit__(kind, error, trace)

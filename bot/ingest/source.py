@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from hashlib import sha256
+from itertools import groupby
 from typing import Final, Protocol
 
 from pydantic import SecretStr
@@ -13,6 +14,7 @@ from bot.ingest.payload import Incomplete, Payload
 from bot.ingest.rules import Rules, RuleTexts
 from bot.ingest.signatures import Headers, check_body_time
 from bot.ingest.sources import KINDS
+from crdt import EventBatch
 
 # Rules see what a delivery says, never what it proves itself with.
 _PROOFS: Final = frozenset(
@@ -94,6 +96,25 @@ class Source:
         if not self._scheme.proves_id:
             keys.append(f"hook:{self.name}:body:{sha256(body).hexdigest()}")
         return tuple(keys)
+
+    def batches(self, headers: Headers, body: bytes, mapped: Mapped) -> list[EventBatch]:
+        """Give each batch the keys that know it again: of its own id if it has one, else of the delivery.
+
+        A batch is dropped when one of its keys is known, so no two batches of a delivery share one.
+        """
+        batches: list[EventBatch] = []
+        of_delivery = self.dedupe_keys(headers, body)
+        for has_id, group in groupby(mapped.batches, lambda batch: bool(batch.dedupe_keys)):
+            if has_id:
+                own = (
+                    EventBatch(each.events, tuple(f"hook:{self.name}:{key}" for key in each.dedupe_keys))
+                    for each in group
+                )
+                batches += own
+            else:
+                batches.append(EventBatch(tuple(event for each in group for event in each.events), of_delivery))
+                of_delivery = tuple(f"{key}+" for key in of_delivery)
+        return batches
 
     def event_name(self, headers: Headers, content: object) -> str:
         """Give what the sender calls a delivery; `""` when it does not say."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from typing import Final
 
 from bot.ingest.refusals import StorageFull, StorageUnavailable, Unavailable, Unprocessable
@@ -35,8 +36,10 @@ async def store(append: Append, batches: Sequence[EventBatch]) -> Sequence[Appen
         raise StorageUnavailable from error
 
 
-async def store_until(append: Append, batches: Sequence[EventBatch], deadline: float) -> Sequence[Appended]:
-    """Store batches in one commit, trying again until `deadline` (the loop's time).
+async def store_until(
+    append: Append, batches: Sequence[EventBatch], deadline: float, stopping: asyncio.Event
+) -> Sequence[Appended]:
+    """Store batches in one commit, trying again until `deadline` (the loop's time), or until `stopping` is set.
 
     Raises:
         Unprocessable, Unavailable: see `store`.
@@ -46,9 +49,11 @@ async def store_until(append: Append, batches: Sequence[EventBatch], deadline: f
         try:
             return await store(append, batches)
         except Unavailable:
-            if clock() + RETRY_S > deadline:
+            if stopping.is_set() or clock() + RETRY_S > deadline:
                 raise
-        await asyncio.sleep(RETRY_S)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(RETRY_S):
+                await stopping.wait()
 
 
 def outcome(batches: Sequence[EventBatch], appended: Sequence[Appended], ignored: int = 0) -> dict[str, object]:

@@ -18,7 +18,7 @@ def preset(event: str, payload: Payload) -> Outcome:
         return cdevents.read_cdevent(content, "")
     members = content if isinstance(content, list) else [content]
     if any(isinstance(member, dict) and native.looks_native(member) for member in members):
-        return tuple(event for batch in native.read_events(content) for event in batch.events)
+        return native.read_events(content)
     return Ignored("it is neither a native event nor a CDEvent: write a rule for it")
 
 

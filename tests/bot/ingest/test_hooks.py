@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -274,24 +274,41 @@ async def test_no_name_or_title_forges_a_second_audit_line(tmp_path: Path, field
     assert line.isprintable()
 
 
-async def test_a_full_house_turns_a_sender_away_that_will_come_back_but_lets_github_wait(
-    hooks: IngestServer, append: RecordingAppend
-) -> None:
-    headers = github("issues", BODY, "first-secret") | {"Content_Length": str(len(BODY)), "Authorization": "x"}
+@asynccontextmanager
+async def full_house(port: int, kind: str) -> AsyncIterator[Callable[[], Awaitable[None]]]:
+    """All places of a source are taken by bodies that have not come; gives what lets them come."""
+    body, sign = body_of(kind), SENDERS[kind][1]
+    headers = {"Content_Length": str(len(body)), "Authorization": "x", **sign(body, "first-secret", "held")}
     async with AsyncExitStack() as stack:
-        holders = [await stack.enter_async_context(connect(hooks.port)) for _ in range(MAX_BODIES_IN_FLIGHT)]
+        holders = [await stack.enter_async_context(connect(port)) for _ in range(MAX_BODIES_IN_FLIGHT)]
         for holder in holders:
-            await holder.send(head("/v1/hooks/github", **headers, Expect="100-continue"))
+            await holder.send(head(f"/v1/hooks/{kind}", **headers, Expect="100-continue"))
             assert (await holder.answer()).status == 100
-        jira = await deliver(hooks.port, "jira", BODY, {"X-Hub-Signature": "sha256=" + hexmac("first-secret", BODY)})
-        assert (jira.status, jira.error["code"]) == (503, "overloaded")
-        assert int(jira.headers["retry-after"]) > 0
-        patient = await stack.enter_async_context(connect(hooks.port))
+
+        async def release() -> None:
+            for holder in holders:
+                await holder.send(body)
+                assert (await holder.answer()).status == 202
+
+        yield release
+
+
+async def test_a_full_house_turns_a_sender_away_that_will_come_back(hooks: IngestServer) -> None:
+    body, sign = body_of("jira"), SENDERS["jira"][1]
+    async with full_house(hooks.port, "jira") as release:
+        turned_away = await deliver(hooks.port, "jira", body, sign(body, "first-secret", "held"))
+        assert (turned_away.status, turned_away.error["code"]) == (503, "overloaded")
+        assert int(turned_away.headers["retry-after"]) > 0
+        # Events and each other source have places of their own: nobody is kept out by a stranger to them.
+        assert (await post(hooks.port, NATIVE)).status == 202
+        assert (await deliver(hooks.port, "gitlab", GITLAB, {"X-Gitlab-Token": "first-secret"})).status == 202
+        await release()
+
+
+async def test_a_full_house_lets_github_wait(hooks: IngestServer) -> None:
+    async with full_house(hooks.port, "github") as release, connect(hooks.port) as patient:
         other = json.dumps(ISSUE | {"n": 1}).encode()
         late = github("issues", other, "first-secret") | {"Content_Length": str(len(other)), "Authorization": "x"}
         await patient.send(head("/v1/hooks/github", **late) + other)
-        assert (await post(hooks.port, NATIVE)).status == 202  # events have places of their own
-        for holder in holders:
-            await holder.send(BODY)
-            assert (await holder.answer()).status == 202
+        await release()
         assert (await patient.answer()).json["accepted"] == 1

@@ -4,6 +4,7 @@ import asyncio
 import dataclasses
 import json
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AsyncExitStack
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -12,9 +13,12 @@ from structlog.testing import capture_logs
 
 from bot.health import Health
 from bot.ingest import IngestServer
+from bot.ingest import server as server_module
 from bot.ingest.losses import Losses
+from bot.ingest.places import MAX_BODIES_IN_FLIGHT
 from bot.ingest.source import Source
 from crdt import GAP_PIPELINE_EVENT, Appended, EventBatch, PipelineEvent, Store, StoreFull
+from tests.bot.ingest.raw_http import connect, head
 from tests.bot.ingest.senders import deliver, github, hexmac, source
 
 START = datetime(2026, 1, 31, 9, 30, tzinfo=UTC)
@@ -203,3 +207,71 @@ async def test_a_forged_delivery_is_no_loss(tmp_path: Path) -> None:
             ) as server:
                 assert (await deliver(server.port, "github", BODY, github("issues", BODY, "forged"))).status == 401
         assert "delivery_lost" not in [line["event"] for line in logs]
+
+
+async def test_what_a_stranger_can_not_prove_is_no_loss_though_nobody_reads_it(tmp_path: Path) -> None:
+    liar = {"X-Hub-Signature-256": "sha256=" + "0" * 64, "Content_Length": "9", "Authorization": None}
+    async with Store.open(tmp_path / "musher.db") as store:
+        with capture_logs() as logs:
+            async with (
+                IngestServer(
+                    store.append_batches,
+                    *([], "127.0.0.1", 0, Health()),
+                    sources=[impatient("github")],
+                    append_gap=store.append_event,
+                ) as server,
+                AsyncExitStack() as stack,
+            ):
+                for _ in range(MAX_BODIES_IN_FLIGHT):
+                    held = await stack.enter_async_context(connect(server.port))
+                    await held.send(head("/v1/hooks/github", **liar, Expect="100-continue"))
+                    assert (await held.answer()).status == 100
+                assert (await deliver(server.port, "github", BODY, github("issues", BODY))).status == 503
+        events = [line["event"] for line in logs]
+        assert ("delivery_unread" in events, "delivery_lost" in events) == (True, False)
+        assert await store.read_events() == []
+
+
+async def test_a_delivery_that_waits_for_a_full_disk_at_the_stop_is_a_gap(tmp_path: Path) -> None:
+    async with Store.open(tmp_path / "musher.db") as store:
+        disk = FaultyDisk(store)
+        async with IngestServer(
+            disk.append, [], "127.0.0.1", 0, Health(), sources=[source("github")], append_gap=store.append_event
+        ) as server:
+            delivery = asyncio.create_task(deliver(server.port, "github", BODY, github("issues", BODY)))
+            await asyncio.wait_for(disk.refused.wait(), 30)
+        assert (await delivery).error["code"] == "storage_full"
+        (line,) = await store.assemble_and_advance_session("!room")
+        assert line.startswith("events between ")
+
+
+async def test_a_stop_says_which_delivery_a_disk_that_hangs_leaves_in_doubt(monkeypatch: pytest.MonkeyPatch) -> None:
+    hanging = asyncio.Event()
+
+    async def hang(_: Sequence[EventBatch]) -> Sequence[Appended]:
+        hanging.set()
+        await asyncio.Event().wait()
+        return ()
+
+    monkeypatch.setattr(server_module, "_STOP_SECONDS", 0.05)
+    with capture_logs() as logs:
+        async with IngestServer(hang, [], "127.0.0.1", 0, Health(), sources=[source("github")]) as server:
+            delivery = asyncio.create_task(deliver(server.port, "github", BODY, github("issues", BODY)))
+            await asyncio.wait_for(hanging.wait(), 30)
+        await asyncio.wait([delivery], timeout=30)
+        with pytest.raises(asyncio.IncompleteReadError):
+            delivery.result()
+    assert [line["source"] for line in logs if line["event"] == "delivery_in_doubt"] == ["github"]
+
+
+async def test_a_clock_that_is_set_back_does_not_shorten_a_gap() -> None:
+    log = Log()
+    log.full = True
+    times = iter([START + timedelta(minutes=30), START])
+    async with Losses(log.append, clock=lambda: next(times), retry_s=0.001, coalesce_s=0.0) as noting:
+        noting.note("gh", "overloaded")
+        noting.note("gh", "overloaded")
+        log.full = False
+        await log.until(lambda: bool(log.taken))
+    (gap,) = log.taken
+    assert (gap.from_stage, gap.to_stage) == ("2026-01-31T09:30:00Z", "2026-01-31T10:00:00Z")

@@ -52,3 +52,21 @@ async def test_who_gives_up_waiting_takes_no_place_with_them() -> None:
             await waiting
     async with places.take():
         pass
+
+
+async def test_a_house_that_closes_lets_nobody_wait() -> None:
+    places = Places(1)
+
+    async def come_in() -> None:
+        async with places.take(3_600.0):
+            raise AssertionError("there was no place")
+
+    async with places.take():
+        waiting = asyncio.create_task(come_in())
+        await asyncio.sleep(0)
+        places.close()
+        for turned_away in (waiting, come_in()):
+            with pytest.raises(Overloaded):
+                await asyncio.wait_for(turned_away, 30)
+    async with places.take():  # who need not wait is let in
+        pass

@@ -13,7 +13,7 @@ def test_every_kind_has_a_source_that_survives_any_payload(kind: str) -> None:
     taken_by = source(kind)
     contents: list[object] = [{}, [], None, 5, "text", {"action": {}, "data": [], "object_kind": 5}, [[{}]]]
     for content in contents:
-        assert mapped(taken_by, content).events == ()
+        assert mapped(taken_by, content).events == []
         assert mapped(taken_by, content).reason
 
 

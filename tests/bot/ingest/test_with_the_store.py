@@ -14,7 +14,7 @@ from bot.health import Health
 from bot.ingest import IngestServer
 from crdt import Store
 from tests.bot.ingest.raw_http import TOKEN, post
-from tests.bot.ingest.senders import deliver, github, source
+from tests.bot.ingest.senders import SECRET, deliver, github, source, standard
 
 
 def event(story_id: str, **more: str) -> dict[str, Any]:
@@ -81,3 +81,29 @@ async def test_a_delivery_is_known_again_after_a_restart_and_for_ninety_days(
     assert await duplicates_after(89, first) == 1
     assert await duplicates_after(89, github("issues", body)) == 1  # captured, and sent again under another id
     assert await duplicates_after(91, first) == 0
+
+
+@pytest.mark.parametrize("kind", ["bearer", "standard"])
+async def test_a_webhook_that_repeats_a_named_event_in_another_body_stores_it_once(tmp_path: Path, kind: str) -> None:
+    def sign(body: bytes) -> dict[str, str]:
+        return standard(body) if kind == "standard" else {"Authorization": f"Bearer {SECRET}"}
+
+    one, two, three = (event(name, id=name) for name in "123")
+    unnamed = event("4")
+    async with (
+        Store.open(tmp_path / "musher.db") as store,
+        IngestServer(store.append_batches, [TOKEN], "127.0.0.1", 0, Health(), sources=[source(kind)]) as server,
+    ):
+        for content, accepted in (
+            ([one, two, two], 2),
+            ([unnamed, two, unnamed, three, unnamed], 4),
+            ([one], 0),
+            ([unnamed], 1),  # without a name only the same delivery is known again
+        ):
+            body = json.dumps(content).encode()
+            headers = sign(body)
+            answer = await deliver(server.port, kind, body, headers)
+            assert (answer.json["accepted"], answer.json["duplicates"]) == (accepted, len(content) - accepted)
+            assert (await deliver(server.port, kind, body, headers)).json["duplicates"] == len(content)
+        assert [each.story_id for each in await store.read_events()] == ["1", "2", "4", "4", "3", "4", "4"]
+        assert (await post(server.port, one)).json["accepted"] == 1  # each source has its own names
