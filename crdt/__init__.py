@@ -41,8 +41,10 @@ from crdt.reader import SessionSummary, StoreReader
 from crdt.settings import RESTORED_AT_MS
 from crdt.statistics import Statistics
 from crdt.store import Store
+from crdt.unheard import FOLDED, fold_lines, newest_from
 
 __all__ = [
+    "FOLDED",
     "GAP_PIPELINE_EVENT",
     "RESTORED_AT_MS",
     "SINGLE_SLED",
@@ -82,6 +84,8 @@ __all__ = [
     "audit_line",
     "back_up_database",
     "compact_database",
+    "fold_lines",
+    "newest_from",
     "parse_audit_line",
     "restore_database",
     "validate_event",

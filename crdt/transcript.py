@@ -14,6 +14,7 @@ from typing import Any
 from crdt.documents import Document
 from crdt.marks import Marks, join
 from crdt.model import SINGLE_SLED, LlmSessionView, TranscriptEntry
+from crdt.unheard import newest_from
 
 
 def document_name(session_id: str, part: int) -> str:
@@ -105,8 +106,8 @@ def open_turns(entries: Sequence[TranscriptEntry]) -> set[str]:
 
 
 def newest_turns(entries: Sequence[TranscriptEntry], at_most: int) -> list[TranscriptEntry]:
-    """Take the newest entries, at most `at_most`, cut so that they begin with a user's entry."""
+    """Take the newest entries, at most `at_most`, cut so that they begin with a user's entry; see `newest_from`."""
     start = max(0, len(entries) - at_most)
     while start < len(entries) and entries[start].role != "user":
         start += 1
-    return list(entries[start:])
+    return newest_from(entries, start)

@@ -14,7 +14,7 @@ from typing import Final
 
 from bot.llm.port import Reply
 from bot.prompt import ModelMessage, split_user
-from crdt import PipelineEvent, parse_audit_line
+from crdt import FOLDED, PipelineEvent, parse_audit_line
 
 MAX_ROWS: Final = 50
 """Most stories that a status table shows."""
@@ -22,7 +22,6 @@ MAX_STEPS: Final = 10
 """Most steps of one story that an answer recalls."""
 
 _GAP: Final = re.compile(r"events between (.*) and (.*) were dropped")
-_FOLD: Final = re.compile(r"(\d+) earlier events \(seq (\d+)-(\d+)\) omitted")
 _SAID: Final = re.compile(r"^<(@[^>\s]+)>: ", re.MULTILINE)
 _STATUS: Final = re.compile(
     r"\b(status|overview|summary|board|standup|all (the )?stories)\b|\bwhere (are|do|does|is) (we|things|every|all)",
@@ -100,15 +99,16 @@ def _read(lines: Iterable[str]) -> _Report:
         if event is not None:
             events.append(event)
             continue
-        fold = _FOLD.fullmatch(line)
-        folded += int(fold[1]) if fold else 0
+        fold = FOLDED.fullmatch(line)
+        folded += int(fold["count"]) if fold else 0
         notes.append(_note(line))
     return _Report(events, folded, notes)
 
 
 def _note(line: str) -> str:
-    if fold := _FOLD.fullmatch(line):
-        return f"{_count(int(fold[1]), 'earlier event')} (numbers {fold[2]} to {fold[3]}) did not fit in here."
+    if fold := FOLDED.fullmatch(line):
+        numbers = f" (numbers {fold['first']} to {fold['last']})" if fold["first"] else ""
+        return f"{_count(int(fold['count']), 'earlier event')}{numbers} did not fit in here."
     if gap := _GAP.fullmatch(line):
         first, last = _plain(gap[1]), _plain(gap[2])
         range_ = f"Events {first} to {last}" if gap[1].isdigit() and gap[2].isdigit() else None
