@@ -30,7 +30,7 @@ from bot.matrix import (
 )
 from bot.notices import notice
 from bot.pace import Pace
-from bot.policy import Decision, Details, Rules, decide
+from bot.policy import CLOCK_SKEW_MS, Decision, Details, Rules, decide
 from bot.trouble import Trouble
 from bot.unforeseen import ENDS
 from bot.upgrades import Upgrades
@@ -40,8 +40,6 @@ log = structlog.get_logger(__name__)
 
 LONG_POLL_MS: Final = 2_500
 """Short, since a sync that is forgotten looks like one without news, and the end of a fault is to be noticed in 5 s."""
-CLOCK_SKEW_MS: Final = 30_000
-"""How far behind ours the clock of a sender's server may be."""
 STALE_AFTER_S: Final = 30.0
 """Many long polls without an answer."""
 PATIENCE_S: Final = 15.0

@@ -9,6 +9,8 @@ from typing import Final, Literal
 
 from crdt import Message
 
+CLOCK_SKEW_MS: Final = 30_000
+"""How far behind ours the clock of a sender's server may be, with the way from there: no message seems older by it."""
 MAX_BURST_MESSAGES: Final = 20
 MAX_BURST_CHARACTERS: Final = 16_000
 
@@ -45,7 +47,7 @@ def decide(rules: Rules, *, room_id: str, sender: str, mentions_me: bool, origin
         return Decision("ignore", "not allowed")
     if rules.allowed_rooms and room_id not in rules.allowed_rooms:
         return Decision("ignore", "room not allowed")
-    if now_ms - origin_ms > rules.answer_backlog_s * 1000:
+    if now_ms - origin_ms > max(rules.answer_backlog_s * 1000, CLOCK_SKEW_MS):
         return Decision("context", "too old")
     if origin_ms < rules.answer_after_ms:
         return Decision("context", "from before this database")

@@ -7,7 +7,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bot.policy import MAX_BURST_CHARACTERS, MAX_BURST_MESSAGES, Decision, Details, NextTurn, Rules, decide, next_turn
+from bot.policy import (
+    CLOCK_SKEW_MS,
+    MAX_BURST_CHARACTERS,
+    MAX_BURST_MESSAGES,
+    Decision,
+    Details,
+    NextTurn,
+    Rules,
+    decide,
+    next_turn,
+)
 from crdt import Message
 from tests.bot.edge import ALICE, BOB, ROOM, message
 
@@ -16,6 +26,7 @@ DAY_MS = 86_400_000
 RULES = Rules(allows=lambda user: user == ALICE)
 ON_MENTION = replace(RULES, respond_to="mentions")
 RESTORED = replace(RULES, answer_after_ms=NOW_MS)
+NO_BACKLOG = replace(RULES, answer_backlog_s=0.0)
 LISTED = replace(RULES, allowed_rooms=frozenset({ROOM}))
 
 
@@ -34,7 +45,8 @@ LISTED = replace(RULES, allowed_rooms=frozenset({ROOM}))
         (ON_MENTION, {"mentions_me": True, "sender": BOB}, Decision("ignore", "not allowed")),
         (LISTED, {}, Decision("answer", "addressed")),
         (LISTED, {"room_id": "!other:example.org"}, Decision("ignore", "room not allowed")),
-        (replace(RULES, answer_backlog_s=0.0), {"origin_ms": NOW_MS - 1}, Decision("context", "too old")),
+        (NO_BACKLOG, {"origin_ms": NOW_MS - CLOCK_SKEW_MS - 1}, Decision("context", "too old")),
+        (NO_BACKLOG, {"origin_ms": NOW_MS - CLOCK_SKEW_MS}, Decision("answer", "addressed")),  # it is live
         (RESTORED, {"origin_ms": NOW_MS - 1}, Decision("context", "from before this database")),
         (RESTORED, {"origin_ms": NOW_MS - 1, "sender": BOB}, Decision("ignore", "not allowed")),
         (RESTORED, {}, Decision("answer", "addressed")),
