@@ -17,7 +17,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 from crdt import TranscriptEntry, fold_lines, newest_from
@@ -242,6 +242,14 @@ def model_messages(
     if messages and excess > 0:
         messages[0] = _squeeze(messages[0], _message_tokens(messages[0]) - excess)
     return [system, *messages]
+
+
+def without_failed_words(transcript: Sequence[TranscriptEntry]) -> list[TranscriptEntry]:
+    """Leave out what was said in turns that failed, and the notices; their events stay."""
+    notices = [entry for entry in transcript if entry.role == "assistant" and entry.failed]
+    keys = {entry.key for entry in notices}
+    rest = [entry for entry in transcript if entry not in notices]
+    return [replace(entry, text="", context=[]) if entry.key in keys else entry for entry in rest]
 
 
 @dataclass(slots=True)

@@ -230,10 +230,15 @@ class Turns:
             try:
                 return await self._reply(instructions, transcript, budget_tokens), False
             except ModelFailed as error:
-                if error.kind != "context_overflow":
+                less = prompt.without_failed_words(transcript)
+                if error.kind == "context_overflow":
+                    log.warning("context_overflow", budget_tokens=budget_tokens)
+                    return await self._reply(instructions, transcript, budget_tokens // 2), False
+                if error.kind not in ("refused", "bad_request") or len(less) == len(transcript):
                     raise
-                log.warning("context_overflow", budget_tokens=budget_tokens)
-                return await self._reply(instructions, transcript, budget_tokens // 2), False
+                # What the server refused once it refuses in each later turn: the room would be stuck with it.
+                log.warning("failed_turns_left_out", kind=error.kind, detail=error.detail)
+                return await self._reply(instructions, less, budget_tokens), False
         except ModelFailed as error:
             log.warning("model_failed", kind=error.kind, detail=error.detail)
             return texts.failure_notice(error.kind), True
