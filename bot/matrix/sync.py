@@ -20,7 +20,7 @@ from bot.matrix.errors import MatrixError, Unreachable
 from bot.matrix.model import Edit, Invite, Redaction, RoomMessage, SyncBatch, Undecryptable
 from bot.matrix.rooms import Rooms, RoomState
 from bot.matrix.second_asks import HEAVY, Patience
-from bot.matrix.timeline import Reader, own_arrival
+from bot.matrix.timeline import Reader, is_by_a_musher, own_arrival
 from bot.matrix.wire import Wire
 from bot.unforeseen import contained
 
@@ -132,6 +132,8 @@ class Sync:
     async def _decrypted(self, room_id: str, event: dict[str, Any]) -> dict[str, Any]:
         """The event as it was meant; one that can't be decrypted stays as it is."""
         if self._encryption is None or event.get("type") != "m.room.encrypted" or "state_key" in event:
+            return event
+        if is_by_a_musher(event):  # its key is not worth asking for
             return event
         return await self._encryption.read(room_id, event) or event
 

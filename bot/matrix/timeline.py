@@ -13,7 +13,7 @@ from typing import Any, Final, TypeGuard
 
 import structlog
 
-from bot.matrix.model import Edit, Redaction, RoomMessage
+from bot.matrix.model import DELIVERY_ID_FIELD, Edit, Redaction, RoomMessage
 
 log = structlog.get_logger(__name__)
 
@@ -48,12 +48,12 @@ class Reader:
             )
             return None
         if kind == "m.room.encrypted":
-            if sender != self.user_id:
+            if sender != self.user_id and not is_by_a_musher(event):
                 log.info("encrypted_message_passed_over", room=self.room_id, event_id=event_id)
             return None
         if kind == "m.room.redaction":
             return self._redaction(event, event_id, sender)
-        if sender == self.user_id or _is_redacted(event):
+        if sender == self.user_id or _is_redacted(event) or is_by_a_musher(event):
             return None
         return self._message(event, event_id, sender)
 
@@ -117,6 +117,14 @@ class Reader:
             users = mentions.get("user_ids")
             return isinstance(users, list) and self.user_id in users
         return self._called.search(body) is not None
+
+
+def is_by_a_musher(event: Mapping[str, Any]) -> bool:
+    """Whether this or another Musher has sent the event: two that answer each other would never end.
+
+    The mark stands on both sides of an encryption.
+    """
+    return DELIVERY_ID_FIELD in _object(event.get("content"))
 
 
 def own_arrival(events: Iterable[Mapping[str, Any]], user_id: str) -> tuple[int | None, bool]:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
-from bot.matrix.model import Edit, Redaction, RoomMessage
+from bot.matrix.model import DELIVERY_ID_FIELD, Edit, Redaction, RoomMessage
 from bot.matrix.timeline import Reader, own_arrival
 from tests.bot.matrix.fake import message
 
@@ -55,6 +55,14 @@ def test_a_message_is_read_whole() -> None:
 )
 def test_what_is_no_trigger_is_passed_over(event: dict[str, Any]) -> None:
     assert read(event) is None
+
+
+@pytest.mark.parametrize("kind", ["m.room.message", "m.room.encrypted"])
+def test_what_another_musher_says_is_passed_over(kind: str) -> None:
+    content = {"msgtype": "m.text", "body": "what do you mean?", DELIVERY_ID_FIELD: "musher-1-0"}
+    with capture_logs() as logs:
+        assert read(message(1, type=kind, content=content)) is None
+    assert not logs
 
 
 def test_an_edit_carries_the_new_text_and_the_old_id() -> None:

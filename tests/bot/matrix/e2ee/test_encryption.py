@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
@@ -22,6 +23,20 @@ async def test_a_message_is_read_and_answered(bot: Bot, alice: NioPerson, room: 
     assert (await alice.until_heard("nothing much")).decrypted
     assert await bot.client.find_own(room, "d1") == sent
     assert "nothing much" not in json.dumps(await alice.history(room))
+
+
+async def test_what_another_musher_says_is_not_even_decrypted(
+    bot: Bot, alice: NioPerson, room: str, make_bot: Callable[..., Awaitable[Bot]]
+) -> None:
+    other = await make_bot()
+    await alice.client.room_invite(room, other.user_id)
+    await other.sync(500)
+    await other.say(room, "what do you mean?", **{DELIVERY_ID_FIELD: "d1"})
+    await alice.until_heard("what do you mean?")
+    await alice.say(room, "you two!")
+    await bot.until_heard("you two!")
+    assert [each.body for each in bot.heard] == ["you two!"]
+    assert bot.encryption.counts.decrypted == 1
 
 
 async def test_both_directions_work_after_a_restart_and_messages_from_in_between_arrive(
