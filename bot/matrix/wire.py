@@ -49,6 +49,8 @@ LONGEST_REASON: Final = 300
 """Characters of a server's own words that go into an error."""
 
 _LOGGED_OUT: Final = frozenset({"M_UNKNOWN_TOKEN", "M_MISSING_TOKEN", "M_USER_LOCKED", "M_USER_DEACTIVATED"})
+_SUSPENDED: Final = frozenset({"M_RESOURCE_LIMIT_EXCEEDED", "M_CONSENT_NOT_GIVEN", "M_USER_SUSPENDED"})
+"""A server that is closed or full for a while, and an account that waits for somebody's word: both take it later."""
 
 
 class Wire:
@@ -189,8 +191,10 @@ class Wire:
         if status == 401 and isinstance(fields.get("flows"), list) and isinstance(session, str):
             return PasswordAsked(self.homeserver, session)
         unknown = room is not None and errcode == "M_UNRECOGNIZED"  # every homeserver knows what is asked about rooms
-        if status >= 500 or not errcode or unknown:
+        suspended = errcode in _SUSPENDED
+        if status >= 500 or not errcode or unknown or suspended:
             kind = errcode or ("no Matrix error" if status >= 300 else "no JSON object")
+            kind += f": {message}" if suspended else ""
             return Unreachable(self.homeserver, f"HTTP status {status}, {kind}", status)
         if errcode in _LOGGED_OUT:
             return LoggedOut(self.user_id, self.homeserver, soft=fields.get("soft_logout") is True)

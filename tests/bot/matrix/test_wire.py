@@ -124,6 +124,15 @@ async def test_an_ended_login_is_told(status: int, errcode: str, wire: Wire, fak
     assert isinstance(await failure(wire, fake, lambda _: error(status, errcode)), LoggedOut)
 
 
+@pytest.mark.parametrize("errcode", ["M_RESOURCE_LIMIT_EXCEEDED", "M_CONSENT_NOT_GIVEN", "M_USER_SUSPENDED"])
+async def test_a_homeserver_or_an_account_that_is_suspended_is_waited_for(
+    errcode: str, wire: Wire, fake: FakeHomeserver
+) -> None:
+    suspended = await failure(wire, fake, lambda _: error(403, errcode))
+    assert isinstance(suspended, Unreachable)
+    assert f"{errcode}: the reason" in str(suspended)
+
+
 async def test_what_is_forbidden_names_the_room_and_the_reason(wire: Wire, fake: FakeHomeserver) -> None:
     forbidden = await failure(wire, fake, lambda _: error(403, "M_FORBIDDEN"))
     assert isinstance(forbidden, Forbidden)
