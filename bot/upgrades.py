@@ -1,8 +1,11 @@
-"""Follows rooms to their replacements: the conversation goes on in the new room where it stood in the old one."""
+"""Follows rooms to their replacements: the conversation goes on in the new room where it stood in the old one.
+
+When the bot is put out of the new room, it goes back: people who undo an upgrade go on in the old one.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Protocol
 
 import structlog
@@ -25,14 +28,17 @@ class Upgrades:
         self._store = store
         self._wake = wake
         self._replaced: dict[str, str] = {}
+        self._gone: set[str] = set()
+        """Rooms that the bot has left since they were told of."""
 
-    async def follow(self, upgrades: Iterable[Upgrade]) -> None:
-        """Move the sessions of rooms that were replaced. Before the messages of the same sync are admitted.
+    async def follow(self, upgrades: Iterable[Upgrade], left: Collection[str] = ()) -> None:
+        """Move the sessions of rooms that were replaced, and back from those that were left.
 
-        Known upgrades are passed over: each sync of a process tells of all. Raises what the store raises; it is then
-        repeated with the sync.
+        Before the messages of the same sync are admitted. Known upgrades are passed over: each sync of a process tells
+        of all. Raises what the store raises; it is then repeated with the sync.
         """
         for upgrade in upgrades:
+            self._gone -= {upgrade.old, upgrade.new}
             newest = self.session_of(upgrade.new)  # a sync tells of rooms in any order: this one may be replaced, too
             if upgrade.old in self._replaced or newest == upgrade.old:
                 continue
@@ -41,6 +47,18 @@ class Upgrades:
             if moved:
                 log.info("room_upgraded", session=upgrade.old, replacement=newest)
                 self._wake(newest)
+        self._gone.update(left)
+        await self._go_back(left)
+
+    async def _go_back(self, left: Collection[str]) -> None:
+        for old, new in list(self._replaced.items()):
+            if new not in left or new in self._replaced or old in self._gone:
+                continue
+            moved = await self._store.move_session(new, old)
+            del self._replaced[old]
+            if moved:
+                log.info("room_upgrade_undone", session=new, back_to=old)
+                self._wake(old)
 
     def session_of(self, room_id: str) -> str:
         """The room whose session a room's messages belong to: its own, or that of the room that has replaced it."""

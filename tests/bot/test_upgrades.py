@@ -41,3 +41,31 @@ async def test_rooms_that_replace_each_other_in_a_circle_hang_nothing() -> None:
     await upgrades.follow([Upgrade("!a", "!b"), Upgrade("!b", "!a"), Upgrade("!c", "!c")])
     assert upgrades.session_of("!a") == upgrades.session_of("!b") == "!b"
     assert upgrades.session_of("!c") == "!c"
+
+
+async def test_the_session_goes_back_when_the_bot_is_put_out_of_the_new_room() -> None:
+    sessions, woken = Sessions(), list[str]()
+    upgrades = Upgrades(sessions, woken.append)
+    first, second = Upgrade("!a", "!b"), Upgrade("!b", "!c")
+    await upgrades.follow([first, second])
+    sessions.moved.clear()
+    await upgrades.follow([first], left=["!c"])
+    await upgrades.follow([], left=["!b"])
+    assert sessions.moved == [("!c", "!b"), ("!b", "!a")]
+    assert woken[-2:] == ["!b", "!a"]
+    assert upgrades.session_of("!a") == "!a"
+    await upgrades.follow([first])
+    assert sessions.moved[-1] == ("!a", "!b")
+    assert upgrades.session_of("!a") == "!b"
+
+
+async def test_the_session_stays_where_no_older_room_is_left_to_go_back_to() -> None:
+    sessions = Sessions()
+    upgrades = Upgrades(sessions, lambda _: None)
+    await upgrades.follow([Upgrade("!a", "!b"), Upgrade("!b", "!c"), Upgrade("!d", "!e")])
+    sessions.moved.clear()
+    await upgrades.follow([Upgrade("!d", "!e")], left=["!b"])
+    await upgrades.follow([Upgrade("!d", "!e")], left=["!c"])
+    await upgrades.follow([], left=["!d", "!e"])
+    assert sessions.moved == []
+    assert [upgrades.session_of(room) for room in ("!a", "!d")] == ["!c", "!e"]
