@@ -186,7 +186,7 @@ class Intake:
         # Before anything can fail: none stands in a second sync.
         for invite in batch.invites:
             self._invited(invite)
-        await self._upgrades.follow(batch.upgrades)
+        await self._upgrades.follow(batch.upgrades, batch.left)
         admitted = await self._admit(batch, since)
         self._unforeseen.over()
         self._health.ok("sync")

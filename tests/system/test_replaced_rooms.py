@@ -71,3 +71,23 @@ async def test_a_reply_that_comes_after_its_room_was_closed_is_said_in_the_new_r
         await alice.wait_for_replies_to(new_room, question, musher.user_id)
     assert await alice.said(room, musher.user_id) == []
     assert [answered(each) for each in await alice.said(new_room, musher.user_id)] == [root, asked]
+
+
+async def test_after_an_upgrade_that_is_undone_the_conversation_goes_on_in_the_old_room(
+    musher: MusherProcess, model: ScriptedModel, alice: Person
+) -> None:
+    room = await enter(alice, musher)
+    await musher.post_events(event("1"))
+    asked = await alice.say(room, "asked before")
+    await alice.wait_for_replies_to(room, asked, musher.user_id)
+    new_room = await replace(alice, room, musher)
+    await musher.wait_for_log("room_upgraded")
+    await alice.kick(new_room, musher.user_id)
+    await musher.wait_for_log("room_upgrade_undone")
+    await alice.set_power_levels(room, events_default=0)
+    await musher.post_events(event("2"))
+    asked_then = await alice.say(room, "and now?")
+    await alice.wait_for_replies_to(room, asked_then, musher.user_id)
+    before, then = model.requests
+    assert then.messages[: len(before.messages)] == before.messages
+    assert then.text == f"{frame(event('2'))}<{alice.user_id}>: and now?"
