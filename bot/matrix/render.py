@@ -21,6 +21,8 @@ from typing import Final
 import nh3
 from markdown_it import MarkdownIt
 from markdown_it.renderer import RendererHTML
+from markdown_it.rules_block import StateBlock, table
+from markdown_it.rules_block.table import escapedSplit, getLine
 from markdown_it.rules_core import StateCore
 from markdown_it.token import Token
 from markdown_it.utils import EnvType, OptionsDict
@@ -211,6 +213,26 @@ def _render_image(
     return f'<a href="{html.escape(source)}">{label}</a>'
 
 
+def _whole_table(state: StateBlock, start: int, end: int, silent: bool) -> bool:
+    """A block rule: a table. One with cells beyond its header's, which markdown-it drops, becomes its source."""
+    begun = len(state.tokens)
+    is_table = table(state, start, end, silent)
+    if silent or not is_table:
+        return is_table
+    columns = sum(token.type == "th_open" for token in state.tokens[begun:])
+    if any(_has_more_cells(getLine(state, row), columns) for row in range(start + 2, state.line)):
+        del state.tokens[begun:]
+        source = state.push("code_block", "code", 0)
+        source.content = state.getLines(start, state.line, state.blkIndent, True)
+        source.map = [start, state.line]
+    return True
+
+
+def _has_more_cells(row: str, columns: int) -> bool:
+    cells = escapedSplit(row.strip().removeprefix("|"))
+    return any(cell.strip() for cell in cells[columns:])
+
+
 def _calm_tangles(state: StateCore) -> None:
     """Make text of what markdown-it's inline parser would take more than linear time for. Raises `_TooManyTokens`."""
     if len(state.tokens) > HTML_TOKEN_LIMIT:
@@ -243,6 +265,7 @@ class _Parser(MarkdownIt):
 def _make_parser() -> MarkdownIt:
     # Newlines stay line breaks: people and models write them as such in a chat, and the plain body shows them so.
     parser = _Parser("commonmark", {"html": True, "breaks": True, "xhtmlOut": False, "maxNesting": _MAX_NESTING})
+    parser.block.ruler.at("table", _whole_table, {"alt": ["paragraph", "reference"]})
     return parser.enable(["table", "strikethrough"]).disable(["html_block", "reference"])
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import textwrap
 import time
 import unicodedata
 from html.parser import HTMLParser
@@ -162,6 +163,26 @@ def test_a_table_keeps_its_cells_and_loses_its_styles() -> None:
     assert "<td><strong>2</strong></td>" in html
     assert "style" not in html
     assert "\n" not in html
+
+
+@pytest.mark.parametrize(
+    ("rows", "is_table"),
+    [
+        ("| `ps | grep x` | finds x |", False),
+        ("|1|2|\n|1|2|3", False),
+        ("1|2|3", False),
+        ("|1|2| |", True),
+        ("|1|a\\|b|", True),
+        ("|1|", True),
+    ],
+)
+@pytest.mark.parametrize("before", ["", "> "])
+def test_a_table_with_more_cells_than_its_header_shows_as_its_source(rows: str, is_table: bool, before: str) -> None:
+    source = f"|a|b|\n|-|-|\n{rows}"
+    html = render_html(textwrap.indent(source, before))
+    assert html is not None
+    assert ("<table>" in html) is is_table
+    assert is_table or f"<pre><code>{source}" in html
 
 
 @pytest.mark.parametrize(
