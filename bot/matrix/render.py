@@ -72,6 +72,8 @@ _UNWANTED = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 _DEEP_QUOTE = re.compile(r"^[ \t]*(?:>[ \t]*){9}", re.MULTILINE)
 _LINE_BREAK = re.compile(r"<br\s*/?>", re.IGNORECASE)
 _BRACKET = re.compile(r"[\[\]]")
+_LANGUAGE = re.compile(r"[A-Za-z][\w+#-]*")
+"""What may follow an opening fence and be hidden in a class."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,6 +215,19 @@ def _render_image(
     return f'<a href="{html.escape(source)}">{label}</a>'
 
 
+def _render_fence(
+    renderer: RendererHTML, tokens: Sequence[Token], index: int, options: OptionsDict, env: EnvType
+) -> str:
+    """Show code; with its fence where more stands there than a language, or nothing below it."""
+    fence = tokens[index]
+    info = fence.info.strip()
+    if not info or (_LANGUAGE.fullmatch(info) and fence.content.strip()):
+        return renderer.fence(tokens, index, options, env)
+    content = fence.content.rstrip("\n")
+    source = "\n".join([fence.markup + fence.info, *([content] if content else []), fence.markup])
+    return f"<pre><code>{html.escape(source, quote=False)}\n</code></pre>\n"
+
+
 def _whole_table(state: StateBlock, start: int, end: int, silent: bool) -> bool:
     """A block rule: a table. One with cells beyond its header's, which markdown-it drops, becomes its source."""
     begun = len(state.tokens)
@@ -274,6 +289,7 @@ _MARKDOWN: Final = _make_parser()
 _MARKDOWN.core.ruler.before("inline", "calm_tangles", _calm_tangles)
 _MARKDOWN.add_render_rule("html_inline", _render_raw_html)
 _MARKDOWN.add_render_rule("image", _render_image)
+_MARKDOWN.add_render_rule("fence", _render_fence)
 
 _CLEANER: Final = nh3.Cleaner(
     tags=frozenset(_TAGS.split()),

@@ -143,7 +143,9 @@ def test_text_without_markup_has_no_html(text: str) -> None:
         ("a **b** *c* ~~d~~ `e`", "a <strong>b</strong> <em>c</em> <s>d</s> <code>e</code>"),
         ("*a*\nb", "<em>a</em><br>\nb"),
         ("*a*\n\nb", "<p><em>a</em></p>\n<p>b</p>"),
-        ('```py evil" x=1\na<b\n```', '<pre><code class="language-py">a&lt;b\n</code></pre>'),
+        ("```py\na<b\n```", '<pre><code class="language-py">a&lt;b\n</code></pre>'),
+        ("~~~ c++\na<b", '<pre><code class="language-c++">a&lt;b</code></pre>'),
+        ("```\n```", "<pre><code></code></pre>"),
         ("3. x", '<ol start="3">\n<li>x</li>\n</ol>'),
         ("[x](https://e.org 'title')", '<a href="https://e.org">x</a>'),
         ("\\*literal\\*", "*literal*"),
@@ -155,6 +157,20 @@ def test_text_without_markup_has_no_html(text: str) -> None:
 )
 def test_markup_becomes_permitted_html(markdown: str, html: str) -> None:
     assert render_html(markdown) == html
+
+
+@pytest.mark.parametrize(
+    "opening", ["```py title=secret.py", '```py evil" x=1', "```src/secret.py", "~~~ hello world", "```{r}"]
+)
+@pytest.mark.parametrize(("before", "after"), [("", ""), ("", "\n"), ("> ", "\n> {}")])
+def test_what_follows_a_fence_and_is_no_language_shows(opening: str, before: str, after: str) -> None:
+    html = render_html(f"{before}{opening}\n{before}a<b" + after.format(opening[:3]))
+    assert html is not None
+    assert f"<pre><code>{opening}\na&lt;b\n{opening[:3]}\n</code></pre>" in html
+
+
+def test_a_fence_without_code_shows() -> None:
+    assert render_html("~~~ hello\n") == "<pre><code>~~~ hello\n~~~\n</code></pre>"
 
 
 def test_a_table_keeps_its_cells_and_loses_its_styles() -> None:
