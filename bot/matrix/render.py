@@ -228,6 +228,18 @@ def _render_fence(
     return f"<pre><code>{html.escape(source, quote=False)}\n</code></pre>\n"
 
 
+def _render_link(
+    renderer: RendererHTML, tokens: Sequence[Token], index: int, options: OptionsDict, env: EnvType
+) -> str:
+    """Begin a link; one without a text shows where it leads."""
+    opening = renderer.renderToken(tokens, index, options, env)
+    follows = tokens[index + 1]
+    is_empty = follows.type == "link_close" or (
+        follows.type == "text" and not follows.content.strip() and tokens[index + 2].type == "link_close"
+    )
+    return opening + html.escape(str(tokens[index].attrGet("href"))) if is_empty else opening
+
+
 def _whole_table(state: StateBlock, start: int, end: int, silent: bool) -> bool:
     """A block rule: a table. One with cells beyond its header's, which markdown-it drops, becomes its source."""
     begun = len(state.tokens)
@@ -290,6 +302,7 @@ _MARKDOWN.core.ruler.before("inline", "calm_tangles", _calm_tangles)
 _MARKDOWN.add_render_rule("html_inline", _render_raw_html)
 _MARKDOWN.add_render_rule("image", _render_image)
 _MARKDOWN.add_render_rule("fence", _render_fence)
+_MARKDOWN.add_render_rule("link_open", _render_link)
 
 _CLEANER: Final = nh3.Cleaner(
     tags=frozenset(_TAGS.split()),

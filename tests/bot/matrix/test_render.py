@@ -173,6 +173,13 @@ def test_a_fence_without_code_shows() -> None:
     assert render_html("~~~ hello\n") == "<pre><code>~~~ hello\n~~~\n</code></pre>"
 
 
+@pytest.mark.parametrize("text", ["", " "])
+def test_a_link_without_a_text_shows_where_it_leads(text: str) -> None:
+    assert render_html(f"see [{text}](https://e.org/?a&b) now") == (
+        f'see <a href="https://e.org/?a&amp;b">https://e.org/?a&amp;b{text}</a> now'
+    )
+
+
 def test_a_table_keeps_its_cells_and_loses_its_styles() -> None:
     html = render_html("|a|b|\n|:-|-:|\n|1|**2**|")
     assert html is not None
