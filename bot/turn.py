@@ -52,8 +52,11 @@ DEFAULT_PERSONA: Final = "default"
 """The persona of rooms that name no other; the prompt has instructions for it where the config has none."""
 MAX_ATTEMPTS: Final = 3
 """Deaths in one turn after which it ends with a notice."""
-LONGEST_REPLY: Final = 256 * 1024
-"""Characters. A model that has gone astray must not fill a room with hundreds of messages."""
+LONGEST_REPLY: Final = 250_000
+"""Characters. A model that has gone astray must not fill a room with hundreds of messages.
+
+With the words about the cut, it is still short enough for HTML (`HTML_INPUT_LIMIT`).
+"""
 STORE_RETRY_S: Final = 2.0
 """Pause before a store that could not take something in is asked again."""
 

@@ -11,6 +11,7 @@ from structlog.testing import capture_logs
 
 from bot import texts, turn
 from bot.llm import ModelFailed
+from bot.matrix.render import HTML_INPUT_LIMIT
 from bot.turn import TurnOutcome
 from crdt import Store
 from tests.bot.answering import Room
@@ -100,3 +101,12 @@ async def test_a_reply_without_end_is_cut_and_says_so(room: Room) -> None:
     assert reply.endswith(texts.CUT)
     assert len(reply) < turn.LONGEST_REPLY + 100
     assert [line["event"] for line in logs].count("reply_cut") == 1
+
+
+async def test_a_reply_that_is_cut_keeps_its_markup(room: Room) -> None:
+    room.model.tell(("**Many** words. " * 20 + "\n\n") * 1_000)
+    await room.says("one")
+    await room.answer()
+    (reply,) = await room.replies()
+    assert turn.LONGEST_REPLY < len(reply) <= HTML_INPUT_LIMIT
+    assert all("<strong>Many</strong>" in content["formatted_body"] for content in await room.contents())
