@@ -206,7 +206,7 @@ class _Running:
             pace,
             pauses.reached,
             login=lambda: client.access_token,
-            moved_to=lambda room_id: self._intake.session_of(room_id),  # noqa: PLW0108 - it is made later
+            moved_to=self._moved_to,
             ended=self._metrics.delivery_ended,
         )
         self._turns = Turns(
@@ -220,6 +220,7 @@ class _Running:
             personas={name: persona.instructions for name, persona in config.personas.items()},
             rooms={room_id: RoomSettings(room.persona, _keep(room.filter)) for room_id, room in config.rooms.items()},
             context_tokens=config.llm.context_tokens,
+            moved_to=self._moved_to,
             ended=self._metrics.turn_ended,
         )
         self._lanes = Lanes(self._answer_next, config.matrix.max_parallel_rooms)
@@ -237,6 +238,9 @@ class _Running:
             queued=self._deliveries.wake,
             unreadable=self._metrics.decrypt_failed,
         )
+
+    def _moved_to(self, room_id: str) -> str:
+        return self._intake.session_of(room_id)
 
     async def run(self, stop: asyncio.Event, on_started: Callable[[Started], None]) -> None:
         """Run all parts until `stop`; the first that fails for good ends the others."""

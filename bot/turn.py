@@ -68,6 +68,11 @@ TurnOutcome = Literal["answered", "failed", "poisoned", "broken", "parked"]
 often, or something unforeseen happened; or it was broken off in order, to be begun again."""
 
 
+def _stays(room_id: str) -> str:
+    """No room is replaced."""
+    return room_id
+
+
 def _unwatched(_outcome: TurnOutcome) -> None:
     """Nobody counts."""
 
@@ -112,7 +117,8 @@ class Turns:
     """Answers what waits in a room. `personas` maps names to instructions, `rooms` room ids to their settings.
 
     `announce` hears of a room whose reply is ready, `expect` of what is about to be put into the outbox for it, `ended`
-    of what became of each turn; `queued` is called once something stands in the outbox.
+    of what became of each turn; `queued` is called once something stands in the outbox; `moved_to` tells in which room
+    the conversation of a room goes on.
     """
 
     store: TurnStore
@@ -125,6 +131,7 @@ class Turns:
     personas: Mapping[str, str]
     rooms: Mapping[str, RoomSettings] = field(default_factory=dict)
     context_tokens: int = 8192
+    moved_to: Callable[[str], str] = _stays
     ended: Callable[[TurnOutcome], None] = _unwatched
     _store_trouble: Trouble = field(default_factory=lambda: Trouble("reply_not_stored", level="error"))
 
@@ -202,7 +209,20 @@ class Turns:
         return session
 
     def _settings(self, session_id: str) -> RoomSettings:
-        return self.rooms.get(session_id, RoomSettings())
+        """What is configured for the room, or else for one that it has replaced."""
+        own = self.rooms.get(session_id)
+        if own is not None:
+            return own
+        former = next((room for room in self.rooms if self.moved_to(room) == session_id), None)
+        if former is None:
+            return RoomSettings()
+        log.warning(
+            "room_settings_of_former_room",
+            session=session_id,
+            former=former,
+            advice="configure them for the new room: after a restart, the former one may be unknown",
+        )
+        return self.rooms[former]
 
     async def _roll_if_outgrown(self, session_id: str, transcript: Sequence[TranscriptEntry]) -> None:
         """Roll the transcript to its newest half once it has outgrown the model's context."""
