@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Literal, Protocol
+from unicodedata import category
 
 from bot.prompt import ModelMessage
 
@@ -81,5 +82,9 @@ class Provider(Model, Protocol):
 
 
 def clean_reply(text: str) -> str:
-    """Take out of a model's text what can't be stored or sent: control characters and lone surrogates."""
-    return _UNPRINTABLE.sub("", text.replace("\r\n", "\n").replace("\r", "\n")).strip()
+    """Take out of a model's text what can't be stored or sent: control characters and lone surrogates.
+
+    A text of which nothing can be seen, being white space and format characters (category Cf), is empty.
+    """
+    clean = _UNPRINTABLE.sub("", text.replace("\r\n", "\n").replace("\r", "\n")).strip()
+    return clean if any(not (char.isspace() or category(char) == "Cf") for char in clean) else ""

@@ -16,6 +16,9 @@ from bot.llm.port import clean_reply
         ("half \ud83d pair", "half  pair"),
         ("\U0001f468\u200d\U0001f469", "\U0001f468\u200d\U0001f469"),
         ("\x00 \n", ""),
+        ("\u200b", ""),
+        ("\ufeff\u2060 \u200d", ""),
+        ("\u200bx", "\u200bx"),
     ],
 )
 def test_a_reply_keeps_nothing_that_cant_be_stored_or_sent(text: str, clean: str) -> None:
