@@ -34,8 +34,11 @@ _MODELS_NAMED: Final = 10
 _LONGEST_QUOTE: Final = 200
 
 _THOUGHTS: Final = re.compile(r"\A(?:\s*<think>.*?(?:</think>|\Z))+", re.DOTALL)
-# Some chat templates open the block in the prompt, so that the reply only closes it.
-_THOUGHTS_OPENED_IN_PROMPT: Final = re.compile(r"\A(?:(?!<think>).)*?</think>[ \t]*(?:\n|\Z)", re.DOTALL)
+# Some chat templates open the block in the prompt, so that the reply only closes it: on a line of its own, or before a
+# blank one. A tag that stands otherwise is one that the reply speaks of.
+_THOUGHTS_OPENED_IN_PROMPT: Final = re.compile(
+    r"\A.*?(?:^[ \t]*</think>[ \t]*(?:\n|\Z)|</think>[ \t]*\n[ \t]*(?:\n|\Z))", re.DOTALL | re.MULTILINE
+)
 
 _OVERFLOW: Final = re.compile(
     r"context.{0,20}(size|length|window|limit)|too many tokens|prompt is too long", re.IGNORECASE
