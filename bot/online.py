@@ -107,7 +107,8 @@ async def _try_model(llm: LlmConfig) -> Finding:
     try:
         return Finding("model", True, f"{llm.model} {await _ask(model, check=llm.check_model)}")
     except ModelFailed as failure:
-        return Finding("model", False, failure.detail)
+        said = f" (it says: {failure.words})" if failure.words else ""  # quotes our own question at most
+        return Finding("model", False, failure.detail + said)
     finally:
         await model.aclose()
 

@@ -41,15 +41,23 @@ class ModelFailed(Exception):
 
     `detail` is for the log: what happened, to which model, and what to do next; it holds no secret and no message
     text. `transient` tells that the same request may succeed later, `retry_after` (seconds) when, if the provider said.
+    `words` are the server's own explanation. They may quote the conversation, and are not for the log.
     """
 
     def __init__(
-        self, kind: FailureKind, detail: str, *, retry_after: float | None = None, transient: bool = False
+        self,
+        kind: FailureKind,
+        detail: str,
+        *,
+        retry_after: float | None = None,
+        transient: bool = False,
+        words: str = "",
     ) -> None:
         self.kind = kind
         self.detail = detail
         self.retry_after = retry_after
         self.transient = transient
+        self.words = words
         super().__init__(detail)
 
 

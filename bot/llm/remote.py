@@ -32,6 +32,7 @@ NO_KEY: Final = "no-key"
 """Sent where no key is configured: a client without one would take a key from the environment."""
 _MODELS_NAMED: Final = 10
 _LONGEST_QUOTE: Final = 200
+_CODE: Final = re.compile(r"[A-Za-z_]{1,50}")
 
 _THOUGHTS: Final = re.compile(r"\A(?:\s*<think>.*?(?:</think>|\Z))+", re.DOTALL)
 # Some chat templates open the block in the prompt, so that the reply only closes it: on a line of its own, or before a
@@ -140,31 +141,39 @@ class RemoteModel:
 
     def _failure(self, error: pai.ModelAPIError) -> ModelFailed:
         status = error.status_code if isinstance(error, pai.ModelHTTPError) else None
-        words = _words_of(error.body)
-        answered = f"answered {status} {words}".rstrip() if status else ""
+        words = self._hidden(_words_of(error.body))
+        log.debug("model_refused", server=self._server, status=status, words=words)
+        answered = f"answered {status} {_code_in(error.body)}".rstrip() if status else ""
         for category, kind, transient, advice in _FAILURES:
             if not isinstance(error, category):
                 continue
             if kind in ("bad_request", "server_error") and _OVERFLOW.search(words):
-                return self._failed("context_overflow", f"{answered}; set llm.context_tokens to what the model has")
+                overflown = f"{answered}; set llm.context_tokens to what the model has"
+                return self._failed("context_overflow", overflown, words=words)
             what = answered or {"timeout": "gave no reply in time", "unreachable": "can't be reached"}.get(
                 kind, "failed"
             )
-            return self._failed(kind, f"{what}; {advice}", error.retry_after, transient)
+            return self._failed(kind, f"{what}; {advice}", error.retry_after, transient, words)
         if status is None:
             return self._no_completion()
-        return self._failed("bad_request", f"{answered}; check llm.base_url and the server's log")
+        return self._failed("bad_request", f"{answered}; check llm.base_url and the server's log", words=words)
 
     def _no_completion(self) -> ModelFailed:
         return self._failed("server_error", "answered something that is no chat completion; check llm.base_url")
 
     def _failed(
-        self, kind: FailureKind, what: str, retry_after: float | None = None, transient: bool = False
+        self,
+        kind: FailureKind,
+        what: str,
+        retry_after: float | None = None,
+        transient: bool = False,
+        words: str = "",
     ) -> ModelFailed:
-        detail = f"model {self._name!r} at {self._server} {what}"
-        if self._secret:
-            detail = detail.replace(self._secret, "(hidden)")
-        return ModelFailed(kind, detail, retry_after=retry_after, transient=transient)
+        detail = self._hidden(f"model {self._name!r} at {self._server} {what}")
+        return ModelFailed(kind, detail, retry_after=retry_after, transient=transient, words=words)
+
+    def _hidden(self, text: str) -> str:
+        return text.replace(self._secret, "(hidden)") if self._secret else text
 
     async def check(self) -> None:
         """Ask the server for the model, else for its list. A server that is down, or keeps none, is only logged.
@@ -228,12 +237,20 @@ def _without_reasoning(text: str) -> str:
 
 
 def _words_of(body: object) -> str:
-    """The server's own explanation, one short line; other parts of an error may echo what people wrote."""
+    """The server's own explanation, one short line, which may echo what people wrote."""
     if isinstance(body, dict):
         inner = body.get("error", body)
         body = inner.get("message") if isinstance(inner, dict) else inner
     words = " ".join(body.split()) if isinstance(body, str) and not body.lstrip().startswith("<") else ""
-    return f"({words[:_LONGEST_QUOTE]})" if words else ""
+    return words[:_LONGEST_QUOTE]
+
+
+def _code_in(body: object) -> str:
+    """The server's name for what went wrong, in brackets."""
+    inner = body.get("error", body) if isinstance(body, dict) else None
+    found = [inner.get("code"), inner.get("type")] if isinstance(inner, dict) else []
+    code = next((each for each in found if isinstance(each, str) and _CODE.fullmatch(each)), None)
+    return f"({code})" if code else ""
 
 
 def _names_in(listing: object) -> list[str] | None:
