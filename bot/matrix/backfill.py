@@ -13,7 +13,7 @@ from typing import Any, Final
 import structlog
 
 from bot.matrix.errors import Forbidden, NotInRoom, Refused, Unreachable
-from bot.matrix.timeline import own_arrival
+from bot.matrix.timeline import WORDLESS, own_arrival
 from bot.matrix.wire import Wire
 
 log = structlog.get_logger(__name__)
@@ -29,7 +29,10 @@ MOST_FAILURES: Final = 10
 """In a row, for one room, while syncs succeed. One room's broken history must not keep all rooms silent for ever."""
 
 _FILTER: Final = json.dumps(
-    {"types": ["m.room.message", "m.room.encrypted", "m.room.redaction", "m.room.member"], "lazy_load_members": True}
+    {
+        "types": ["m.room.message", "m.room.encrypted", "m.room.redaction", "m.room.member", *WORDLESS],
+        "lazy_load_members": True,
+    }
 )
 
 

@@ -24,6 +24,14 @@ LATEST_MS: Final = 2**53 - 1
 
 _SILENT: Final = frozenset({"m.notice", "m.server_notice", "m.key.verification.request"})
 """What programs say to people. Answering it could start an endless exchange between two bots."""
+WORDLESS: Final = {
+    "m.sticker": "sticker_passed_over",
+    "m.poll.start": "poll_passed_over",
+    "org.matrix.msc3381.poll.start": "poll_passed_over",
+}
+"""What people say without words to answer, by its type, and what the log tells of it."""
+_UNREAD: Final = {"m.room.encrypted": "encrypted_message_passed_over"} | WORDLESS
+_KINDS: Final = ("m.room.message", "m.room.redaction", *_UNREAD)
 _MEDIA: Final = {"m.image": "image", "m.file": "file", "m.audio": "audio", "m.video": "video", "m.location": "location"}
 _REPLY_QUOTE: Final = re.compile(r"> (\* )?<@")
 
@@ -39,7 +47,7 @@ class Reader:
     def read(self, event: Mapping[str, Any]) -> RoomMessage | Edit | Redaction | None:
         """Return what the event means to the bot; `None` for all that is no trigger."""
         kind = event.get("type")
-        if kind not in ("m.room.message", "m.room.redaction", "m.room.encrypted") or "state_key" in event:
+        if kind not in _KINDS or "state_key" in event:
             return None
         event_id, sender = _identifier(event.get("event_id")), _identifier(event.get("sender"))
         if event_id is None or sender is None:
@@ -47,9 +55,9 @@ class Reader:
                 "event_passed_over", room=self.room_id, event_id=event_id, problem="no valid event_id and sender"
             )
             return None
-        if kind == "m.room.encrypted":
+        if kind in _UNREAD:
             if sender != self.user_id and not is_by_a_musher(event):
-                log.info("encrypted_message_passed_over", room=self.room_id, event_id=event_id)
+                log.info(_UNREAD[kind], room=self.room_id, event_id=event_id)
             return None
         if kind == "m.room.redaction":
             return self._redaction(event, event_id, sender)

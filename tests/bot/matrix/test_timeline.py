@@ -65,6 +65,20 @@ def test_what_another_musher_says_is_passed_over(kind: str) -> None:
     assert not logs
 
 
+@pytest.mark.parametrize(
+    ("kind", "told"),
+    [
+        ("m.sticker", "sticker_passed_over"),
+        ("m.poll.start", "poll_passed_over"),
+        ("org.matrix.msc3381.poll.start", "poll_passed_over"),
+    ],
+)
+def test_what_is_said_without_words_stands_in_the_log(kind: str, told: str) -> None:
+    with capture_logs() as logs:
+        assert read(message(1, type=kind)) is None
+    assert [(line["event"], line["log_level"], line["event_id"]) for line in logs] == [(told, "info", "$message-1")]
+
+
 def test_an_edit_carries_the_new_text_and_the_old_id() -> None:
     content = {
         "msgtype": "m.text",
