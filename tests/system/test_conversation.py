@@ -292,3 +292,20 @@ async def test_an_encrypted_room_never_sees_a_readable_reply(
         each for each in await alice.messages(room) if each["sender"] == musher.user_id and "state_key" not in each
     ]
     assert [each["type"] for each in written] == ["m.room.encrypted"]
+
+
+async def test_two_mushers_in_one_room_answer_people_and_not_each_other(
+    make_musher: MusherMaker, musher: MusherProcess, model: ScriptedModel, alice: Person, room: str
+) -> None:
+    other = await make_musher()
+    await other.start()
+    await alice.invite(room, other.user_id)
+    await alice.wait_for_membership(room, other.user_id)
+    for question in ("first", "second"):
+        asked = await alice.say(room, question)
+        for each in (musher, other):
+            await alice.wait_for_replies_to(room, asked, each.user_id)
+    assert [request.text for request in model.requests] == [
+        f"<{alice.user_id}>: {question}" for question in ("first", "first", "second", "second")
+    ]
+    assert len(await alice.said(room)) == 2 + 4
