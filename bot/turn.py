@@ -216,7 +216,7 @@ class Turns:
         former = next((room for room in self.rooms if self.moved_to(room) == session_id), None)
         if former is None:
             return RoomSettings()
-        log.warning(
+        log.info(
             "room_settings_of_former_room",
             session=session_id,
             former=former,
