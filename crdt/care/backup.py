@@ -13,7 +13,7 @@ from crdt.care.files import bring_up_to_date, connect, copy, left_beside, put_in
 from crdt.care.progress import Progress, unwatched
 from crdt.care.verify import Verification, examine
 from crdt.database import in_snapshot
-from crdt.errors import BackupExists, StoreDamaged
+from crdt.errors import BackupExists, StoreDamaged, StoreUnavailable
 from crdt.owner import lock_path
 
 
@@ -53,6 +53,8 @@ def _check_free(source: Path, target: Path, force: bool) -> None:
     for there in (target, *left_beside(target)):
         if there.exists() and (not force or target.resolve() in own):
             raise BackupExists(str(there))
+        if there.exists() and not there.is_file():
+            raise StoreUnavailable(str(there), "is no file", "name another file for the backup")
 
 
 def _finish(connection: sqlite3.Connection, made: Path, progress: Progress) -> Verification:

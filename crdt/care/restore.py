@@ -46,6 +46,8 @@ def restore_database(path: str | Path, backup: str | Path, *, progress: Progress
     place, source = file_itself(Path(path)), Path(backup)
     if place.resolve() == source.resolve():
         raise StoreUnavailable(str(source), "is the database itself", "name a file that 'musher db backup' wrote")
+    if place.exists() and not place.is_file():
+        raise StoreUnavailable(str(place), "is no file", "point store.path at the database file")
     with translating(place):
         place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     lock = OwnerLock.acquire(place)

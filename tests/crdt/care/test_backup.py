@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -67,6 +68,13 @@ async def test_a_backup_overwrites_nothing_unless_told_to(full: Path, backup: Pa
             with pytest.raises(BackupExists):
                 await asyncio.to_thread(back_up_database, full, its_own, force=True)
             assert await asyncio.to_thread(its_own.read_bytes) == before
+
+
+async def test_a_backup_replaces_nothing_but_a_file(full: Path, backup: Path) -> None:
+    os.mkfifo(backup)
+    with pytest.raises(StoreUnavailable, match="is no file: name another"):
+        back_up_database(full, backup, force=True)
+    assert await asyncio.to_thread(backup.is_fifo)
 
 
 async def test_what_lies_beside_an_old_copy_does_not_get_into_the_backup_that_takes_its_name(

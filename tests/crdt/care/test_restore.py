@@ -109,6 +109,13 @@ async def test_behind_a_link_a_database_is_restored_where_it_stands(full: Path, 
         assert len(await store.read_events()) == 17
 
 
+async def test_a_folder_in_the_database_s_place_is_not_moved_away(full: Path, backup: Path) -> None:
+    back_up_database(full, backup)
+    with pytest.raises(StoreUnavailable, match=r"is no file: point store\.path"):
+        restore_database(full.parent, backup)
+    assert await asyncio.to_thread(full.is_file)
+
+
 async def test_nothing_is_restored_beside_the_owner(full: Path, backup: Path) -> None:
     back_up_database(full, backup)
     async with Store.open(full):
