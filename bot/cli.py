@@ -13,7 +13,6 @@ import json
 import os
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -86,27 +85,11 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--model", metavar="NAME", help="answer with this model (default: digest, without a model)")
     demo.add_argument("--base-url", metavar="URL", help="the model's OpenAI-compatible server, up to /v1")
     demo.add_argument("--api-key-file", type=Path, metavar="FILE", help="a file that holds the server's key")
-    check = command(
-        "check",
-        partial(_print_to_the_end, _check),
-        "check the configuration and tell all that is wrong with it",
-        config,
-    )
+    check = command("check", _check, "check the configuration and tell all that is wrong with it", config)
     check.add_argument("--online", action="store_true", help="also try the homeserver, the login and the model")
-    command(
-        "events",
-        partial(_print_to_the_end, _events),
-        "print the pipeline events in the log, oldest first",
-        config,
-        as_json,
-    )
-    sessions = command(
-        "sessions",
-        partial(_print_to_the_end, _sessions),
-        "print the rooms' sessions, or one with its transcript",
-        config,
-        as_json,
-    )
+    command("events", _events, "print the pipeline events in the log, oldest first", config, as_json)
+    text = "print the rooms' sessions, or one with its transcript"
+    sessions = command("sessions", _sessions, text, config, as_json)
     sessions.add_argument("room", nargs="?", metavar="ROOM", help="a room id: print that session and its transcript")
     command("verify-status", show_verify_status, "tell what others see of the bot's encryption keys", config)
     add_db_commands(command("db", verify_database, "verify, compact, back up or restore the database"), config)
@@ -323,6 +306,13 @@ def _tell(error: BaseException) -> int:
     return code
 
 
+def _open_what_is_closed() -> None:
+    """Give a stream that was closed before the start somewhere to go: its number would be the next file's."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_WRONLY), "w"))
+
+
 def _print_to_the_end(act: Callable[[argparse.Namespace], int], arguments: argparse.Namespace) -> int:
     """Run a command that prints; when its reader has gone away (`| head`), end without a word."""
     if isinstance(sys.stdout, io.TextIOWrapper):
@@ -339,12 +329,14 @@ def _print_to_the_end(act: Callable[[argparse.Namespace], int], arguments: argpa
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and give its exit code; `argv` defaults to the process's own arguments."""
+    _open_what_is_closed()
     arguments = _parser().parse_args(argv)
     try:
-        code: int = arguments.act(arguments)
+        # The service prints nothing: a pipe that breaks there is not that of its output.
+        act: Callable[[argparse.Namespace], int] = arguments.act
+        return act(arguments) if act is _run else _print_to_the_end(act, arguments)
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
     # Whatever a command raises ends here: a person gets a line, never a traceback.
     except Exception as error:
         return _tell(error)
-    return code

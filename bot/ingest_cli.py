@@ -80,7 +80,7 @@ def test_delivery(arguments: argparse.Namespace) -> int:
 
     source = _find_source(load_config(arguments.config).ingest.sources, arguments.source)
     headers = _headers(arguments.header)
-    body = sys.stdin.buffer.read() if arguments.file == "-" else Path(arguments.file).read_bytes()
+    body = _standard_input() if arguments.file == "-" else Path(arguments.file).read_bytes()
     try:
         check_size(len(body))
         content = parse_json(body)
@@ -91,6 +91,12 @@ def test_delivery(arguments: argparse.Namespace) -> int:
     name = source.event_name(headers, content)
     _print_mapped(source, name, mapped)
     return 0
+
+
+def _standard_input() -> bytes:
+    if sys.stdin is None:
+        raise UnusableArgument("FILE -: standard input is closed; name a file, or pipe the body in")
+    return sys.stdin.buffer.read()
 
 
 def _find_source(configured: Sequence[Any], name: str) -> Source:
