@@ -12,7 +12,8 @@ from typing import Any, Final
 from pydantic import ValidationError
 
 from bot.config.environment import read_environment
-from bot.config.problems import Place, describe
+from bot.config.problems import Place, describe, did_you_mean, write_key
+from bot.config.schema import keys_of
 from bot.config.secret_files import put_in_secrets
 from bot.config.sections import Config, StoreConfig
 from bot.errors import ConfigError
@@ -28,7 +29,8 @@ class _Gathered:
     source: str
     values: dict[str, Any]
     origins: Mapping[Place, str]
-    problems: tuple[str, ...]
+    of_environment: tuple[str, ...]
+    of_secrets: tuple[str, ...]
 
 
 def _read_toml(path: Path) -> dict[str, Any]:
@@ -58,8 +60,8 @@ def _gather(path: Path | None, environ: Mapping[str, str]) -> _Gathered:
         path = path or DEFAULT_PATH
         file_values, source, folder = _read_toml(path), str(path), path.parent
     values = _merge({"matrix": {}, "llm": {}}, _merge(file_values, environment.values))
-    problems = [*environment.problems, *put_in_secrets(Config, values, folder)]
-    return _Gathered(source, values, environment.origins, tuple(problems))
+    of_secrets = tuple(put_in_secrets(Config, values, folder))
+    return _Gathered(source, values, environment.origins, tuple(environment.problems), of_secrets)
 
 
 def _complaints(error: ValidationError, gathered: _Gathered, *above: str) -> list[str]:
@@ -75,7 +77,7 @@ def load_config(path: Path | None = None, environ: Mapping[str, str] | None = No
     Raises `ConfigError` with every problem there is.
     """
     gathered = _gather(path, os.environ if environ is None else environ)
-    problems = list(gathered.problems)
+    problems = [*gathered.of_environment, *gathered.of_secrets]
     config: Config | None = None
     try:
         config = Config.model_validate(gathered.values)
@@ -91,10 +93,18 @@ def load_config(path: Path | None = None, environ: Mapping[str, str] | None = No
 def load_store_config(path: Path | None = None, environ: Mapping[str, str] | None = None) -> StoreConfig:
     """Read only where the store is, for commands that look into it: they need no password, nor its file.
 
-    Raises `ConfigError` if the file can't be read or `[store]` is wrong.
+    Raises `ConfigError` if the file can't be read, `[store]` is wrong, or what was meant for it may stand under a name
+    that nobody reads.
     """
     gathered = _gather(path, os.environ if environ is None else environ)
+    unknown = [key for key in gathered.values if key not in Config.model_fields]
+    problems = list(gathered.of_environment)
+    problems += [f"{write_key((key,))}: unknown key; {did_you_mean(key, keys_of(Config))}" for key in unknown]
+    store: StoreConfig | None = None
     try:
-        return StoreConfig.model_validate(gathered.values.get("store", {}))
+        store = StoreConfig.model_validate(gathered.values.get("store", {}))
     except ValidationError as error:
-        raise ConfigError(gathered.source, _complaints(error, gathered, "store")) from error
+        problems += _complaints(error, gathered, "store")
+    if store is None or problems:
+        raise ConfigError(gathered.source, problems)
+    return store

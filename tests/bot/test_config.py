@@ -154,6 +154,23 @@ def test_looking_into_the_store_needs_no_secret(tmp_path: Path) -> None:
         load_store_config(path, {"MUSHER_STORE__SEGMENT_EVENTS": "x"})
 
 
+@pytest.mark.parametrize(
+    ("text", "environ", "said"),
+    [
+        ("", {"MUSHER_STORE__PAHT": "/x"}, r"MUSHER_STORE__PAHT: unknown key; did you mean path\?"),
+        ("", {"MUSHER_STORE": '{"path":'}, "MUSHER_STORE: is not JSON"),
+        ('[stroe]\npath = "x.db"', {}, r"stroe: unknown key; did you mean store\?"),
+    ],
+)
+def test_looking_into_the_store_never_falls_back_on_the_default_for_a_mistake(
+    tmp_path: Path, text: str, environ: dict[str, str], said: str
+) -> None:
+    path = tmp_path / "config.toml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=said):
+        load_store_config(path, environ)
+
+
 def example(*, files: bool) -> str:
     """The example with every commented-out key set and every empty value filled in."""
     lines = []
