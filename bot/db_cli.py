@@ -36,14 +36,20 @@ def add_db_commands(parser: argparse.ArgumentParser, config: argparse.ArgumentPa
 
     verify = command("verify", verify_database, "read the whole database and tell all that is wrong with it")
     verify.add_argument(
-        "file", nargs="?", type=Path, metavar="FILE", help="verify this backup in place of the database"
+        "file", nargs="?", type=_file, metavar="FILE", help="verify this backup in place of the database"
     )
     command("compact", compact_database, "make the database as small as what it holds; the service must be stopped")
     backup = command("backup", back_up_database, "write a backup, also while the service runs")
-    backup.add_argument("file", type=Path, metavar="FILE", help="the file to write")
+    backup.add_argument("file", type=_file, metavar="FILE", help="the file to write")
     backup.add_argument("--force", action="store_true", help="overwrite FILE if there is one")
     restore = command("restore", restore_database, "put a backup in the database's place; the service must be stopped")
-    restore.add_argument("file", type=Path, metavar="FILE", help="a file that 'musher db backup' wrote")
+    restore.add_argument("file", type=_file, metavar="FILE", help="a file that 'musher db backup' wrote")
+
+
+def _file(text: str) -> Path:
+    if not Path(text).name:
+        raise argparse.ArgumentTypeError(f"{text!r} names no file")
+    return Path(text)
 
 
 def verify_database(arguments: argparse.Namespace) -> int:

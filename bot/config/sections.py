@@ -25,7 +25,9 @@ from pydantic_core import InitErrorDetails
 
 from bot.config.values import (
     Duration,
+    FilePath,
     HeaderSecret,
+    Host,
     HttpUrl,
     JmesPath,
     PersonaName,
@@ -123,7 +125,7 @@ class MatrixConfig(Section):
 class StoreConfig(Section):
     """The database, and how long it keeps events."""
 
-    path: Path = Field(
+    path: FilePath = Field(
         default=Path("data/musher.db"), description="a file's path; its folder is made when it is missing"
     )
     segment_events: Whole = Field(default=4_000, ge=1, le=100_000, description="a whole number from 1 to 100000")
@@ -238,7 +240,7 @@ class SourceConfig(Section):
 class IngestConfig(Section):
     """The public HTTP listener, where events come in."""
 
-    host: Text = Field(default="127.0.0.1", description="the address to listen on, like 127.0.0.1 or 0.0.0.0")
+    host: Host = Field(default="127.0.0.1", description="the address to listen on, like 127.0.0.1 or 0.0.0.0")
     port: Port = Field(default=8080, description="a port from 0 to 65535; 0: any that is free")
     tokens: tuple[HeaderSecret, ...] = Field(
         default=(), description="a list of bearer tokens, visible ASCII characters each"
@@ -258,7 +260,7 @@ class IngestConfig(Section):
 class AdminConfig(Section):
     """The private HTTP listener: metrics and status, with all details."""
 
-    host: Text = Field(default="127.0.0.1", description="the address to listen on; other people should not reach it")
+    host: Host = Field(default="127.0.0.1", description="the address to listen on; other people should not reach it")
     port: Port = Field(default=9090, description="a port from 0 to 65535 other than ingest.port; 0: any that is free")
 
 

@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterator, Mapping
 from datetime import timedelta
 from functools import cache
+from pathlib import Path
 from typing import Annotated, Any, Final, TypeVar
 from urllib.parse import urlsplit
 
@@ -82,6 +83,20 @@ def _sled_id(text: str) -> str:
     return text
 
 
+def _can_be_a_host(name: str) -> bool:
+    try:
+        name.encode("idna")
+    except UnicodeError:  # an empty label, or one of over 63 bytes
+        return False
+    return is_visible(name)
+
+
+def _host(text: str) -> str:
+    if not _can_be_a_host(_not_blank(text)):
+        raise wrong("is not a host")
+    return text
+
+
 def _http_url(text: str) -> str:
     try:
         url = urlsplit(text)
@@ -92,6 +107,10 @@ def _http_url(text: str) -> str:
         raise wrong("is not an http or https URL")
     if "@" in url.netloc or url.query or url.fragment:
         raise wrong("has more than a scheme, a host, a port and a path")
+    if not _can_be_a_host(url.hostname or ""):
+        raise wrong("names a host that nobody can have")
+    if not url.path.isascii():
+        raise wrong("has characters in its path that must be percent-encoded")
     return text.rstrip("/")
 
 
@@ -123,6 +142,12 @@ def not_empty(items: tuple[_Item, ...]) -> tuple[_Item, ...]:
     if not items:
         raise wrong("is empty")
     return items
+
+
+def _file_path(path: Path) -> Path:
+    if path.name in ("", "..") or "\0" in str(path):
+        raise wrong("names no file")
+    return path
 
 
 def _not_blank(text: str) -> str:
@@ -179,12 +204,14 @@ def _jmespath(text: str) -> str:
     return text
 
 
+FilePath = Annotated[Path, AfterValidator(_file_path)]
 Text = Annotated[str, AfterValidator(_not_blank)]
 UserId = Annotated[str, AfterValidator(_user_id)]
 UserPattern = Annotated[str, AfterValidator(_user_pattern)]
 RoomId = Annotated[str, AfterValidator(_room_id)]
 SledId = Annotated[str, AfterValidator(_sled_id)]
 PersonaName = Annotated[str, AfterValidator(_sled_id)]
+Host = Annotated[str, AfterValidator(_host)]
 HttpUrl = Annotated[str, AfterValidator(_http_url)]
 Duration = Annotated[timedelta, BeforeValidator(_duration)]
 PositiveDuration = Annotated[Duration, AfterValidator(_positive)]

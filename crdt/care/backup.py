@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import time
 import uuid
@@ -49,9 +50,11 @@ def back_up_database(
 
 
 def _check_free(source: Path, target: Path, force: bool) -> None:
-    own = (source.resolve(), *left_beside(source.resolve()), lock_path(source))
+    # Not by `resolve`, which fails where links lead round in a circle.
+    itself = Path(os.path.realpath(source))
+    own = (itself, *left_beside(itself), lock_path(source))
     for there in (target, *left_beside(target)):
-        if there.exists() and (not force or target.resolve() in own):
+        if there.exists() and (not force or Path(os.path.realpath(target)) in own):
             raise BackupExists(str(there))
         if there.exists() and not there.is_file():
             raise StoreUnavailable(str(there), "is no file", "name another file for the backup")

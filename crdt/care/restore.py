@@ -44,7 +44,7 @@ def restore_database(path: str | Path, backup: str | Path, *, progress: Progress
         StoreNewer, StoreUnavailable: the backup can't be read, or the database can't be written.
     """
     place, source = file_itself(Path(path)), Path(backup)
-    if place.resolve() == source.resolve():
+    if os.path.realpath(place) == os.path.realpath(source):
         raise StoreUnavailable(str(source), "is the database itself", "name a file that 'musher db backup' wrote")
     if place.exists() and not place.is_file():
         raise StoreUnavailable(str(place), "is no file", "point store.path at the database file")

@@ -140,7 +140,7 @@ def test_a_backup_is_overwritten_only_by_force(folder: Path) -> None:
     assert musher(folder, "backup", "backup.db", "--force").returncode == 0
 
 
-@pytest.mark.parametrize("arguments", [(), ("backup",), ("restore",), ("repair",)])
+@pytest.mark.parametrize("arguments", [(), ("backup",), ("restore",), ("repair",), ("restore", ""), ("backup", "/")])
 def test_wrong_arguments_end_with_2(folder: Path, arguments: tuple[str, ...]) -> None:
     assert musher(folder, *arguments).returncode == 2
 

@@ -161,6 +161,8 @@ async def test_an_event_from_a_shell_is_in_the_log_once(
         (["--url", "127.0.0.1:8080"], "is not an http or https URL: it must be like http://127.0.0.1:8080"),
         (["--url", "http://"], "is not an http or https URL"),
         (["--url", "http://[::1"], "is not a URL (Invalid IPv6 URL)"),
+        (["--url", "http://a..b"], "names a host that nobody can have"),
+        (["--url", "http://127.0.0.1:9/ä"], "has characters in its path that must be percent-encoded"),
         (["--url", "http://127.0.0.1:99999"], "is not a URL (Port out of range"),
         (["--url", "http://me:hunter2@127.0.0.1"], "has more than a scheme, a host, a port and a path"),
         (["--url", "http://127.0.0.1:1"], "set MUSHER_TOKEN"),

@@ -17,6 +17,7 @@ from crdt import (
     StoreReader,
     StoreUnavailable,
     back_up_database,
+    restore_database,
     verify_database,
 )
 from crdt.owner import lock_path
@@ -123,3 +124,13 @@ async def test_two_backups_into_one_place_at_a_time_do_not_spoil_each_other(full
     assert verify_database(backup).problems == ()
     back_up_database(full, backup, force=True, progress=begin_another)
     assert {each for each in files(backup.parent) if each.startswith(backup.name)} == {backup.name}
+
+
+async def test_links_that_lead_round_in_a_circle_are_no_database(full: Path, backup: Path) -> None:
+    circle = full.with_name("circle.db")
+    circle.symlink_to(circle)
+    for care in (back_up_database, restore_database):
+        with pytest.raises(StoreUnavailable, match="does not exist"):
+            care(circle, backup)
+    with pytest.raises(StoreUnavailable, match="does not exist"):
+        restore_database(full, circle)
