@@ -63,21 +63,26 @@ def _resolve(model: type[BaseModel], parts: list[str]) -> tuple[list[str], Field
 
 def _decode(found: FieldInfo | None, text: str, current_folder: Path) -> Any:
     if found is None:
-        return str(current_folder / Path(text).expanduser())
+        return text if text.startswith("~") else str(current_folder / text)
     if table_of(found) is not None or (is_list(found) and text.lstrip().startswith("[")):
         try:
             return json.loads(text)
         except ValueError as error:
             raise _NotReadable(f"is not JSON; allowed: {found.description}, written as JSON") from error
+        except RecursionError as error:
+            raise _NotReadable(f"is nested too deep; allowed: {found.description}, written as JSON") from error
     if is_list(found):
         return [item.strip() for item in text.split(",") if item.strip()]
     return text
 
 
 def _put(values: dict[str, Any], place: list[str], value: Any) -> None:
+    table: Any = values
     for key in place[:-1]:
-        values = values.setdefault(key, {})
-    values[place[-1]] = value
+        table = table.setdefault(key, {})
+        if not isinstance(table, dict):
+            raise _NotReadable(f"is a key of {key}, which another variable sets to what is no table")
+    table[place[-1]] = value
 
 
 def read_environment(environ: Mapping[str, str], model: type[BaseModel]) -> Environment:

@@ -36,10 +36,12 @@ class _Gathered:
 def _read_toml(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(str(path), [f"is not TOML: {error}"]) from error
     except UnicodeDecodeError as error:
         raise ConfigError(str(path), ["is not UTF-8 text; save it as UTF-8"]) from error
+    except ValueError as error:  # also of a number with too many digits
+        raise ConfigError(str(path), [f"is not TOML: {error}"]) from error
+    except RecursionError as error:
+        raise ConfigError(str(path), ["can't be read: it is nested too deep"]) from error
     except FileNotFoundError as error:
         raise ConfigError(str(path), [_NO_FILE.format(path=path)]) from error
     except OSError as error:

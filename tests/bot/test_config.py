@@ -136,7 +136,13 @@ def test_a_missing_file_says_what_to_copy(
 
 @pytest.mark.parametrize(
     ("content", "said"),
-    [(b"[matrix]\nx =\n", "at line 2, column 4"), (b'x = "\xff"', "is not UTF-8 text"), (None, "can't be read")],
+    [
+        (b"[matrix]\nx =\n", "at line 2, column 4"),
+        (b'x = "\xff"', "is not UTF-8 text"),
+        (b"x = " + b"1" * 5_000, "is not TOML: Exceeds the limit"),
+        (b"x = " + b"[" * 5_000, "nested too deep"),
+        (None, "can't be read"),
+    ],
 )
 def test_a_file_that_is_no_toml_is_named_with_the_line(tmp_path: Path, content: bytes | None, said: str) -> None:
     path = tmp_path / "my.toml"

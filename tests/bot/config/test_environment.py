@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.bot.config.minimal import MINIMAL, load, only_problem
+from tests.bot.config.minimal import MINIMAL, load, only_problem, problems
 
 
 def test_the_environment_goes_over_the_file(tmp_path: Path) -> None:
@@ -51,10 +51,31 @@ def test_a_room_id_in_the_name_of_a_variable_keeps_its_case(tmp_path: Path) -> N
         ("MUSHER_INGEST__SOURCES__NAME", "x", "does not end in a key"),
         ("MUSHER_INGEST__TOKENS", "[hunter2", "is not JSON; allowed: a list of bearer tokens"),
         ("MUSHER_LLM", "hunter2", "is not JSON"),
+        ("MUSHER_ROOMS", "[" * 100_000, "is nested too deep; allowed: tables"),
     ],
 )
 def test_a_variable_that_means_nothing_is_refused_by_name(tmp_path: Path, name: str, value: str, said: str) -> None:
     assert only_problem(tmp_path, MINIMAL, {name: value}).startswith(f"{name}: {said}")
+
+
+@pytest.mark.parametrize(
+    ("table", "value", "key"),
+    [
+        ("MUSHER_PERSONAS", "[]", "MUSHER_PERSONAS__DEFAULT__INSTRUCTIONS"),
+        ("MUSHER_MATRIX", "5", "MUSHER_MATRIX__PASSWORD"),
+    ],
+)
+def test_a_key_of_what_another_variable_makes_no_table_is_refused(
+    tmp_path: Path, table: str, value: str, key: str
+) -> None:
+    told = problems(tmp_path, MINIMAL, {table: value, key: "x"})
+    assert [problem.partition(",")[0] for problem in told[:1]] == [f"{key}: is a key of {table[7:].lower()}"]
+    assert f"(from {table})" in told[1]
+
+
+def test_a_file_in_the_home_of_nobody_is_named(tmp_path: Path) -> None:
+    told = only_problem(tmp_path, MINIMAL, {"MUSHER_LLM__API_KEY_FILE": "~nobody-at-all/key"})
+    assert told.startswith('llm.api_key_file = "~nobody-at-all/key": can\'t be read (')
 
 
 def test_a_wrong_value_from_the_environment_names_key_and_variable(tmp_path: Path) -> None:
