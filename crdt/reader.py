@@ -106,7 +106,7 @@ class StoreReader:
 
     async def read_session(self, session_id: str) -> SessionSummary | None:
         """Read one session; `None` when there is none."""
-        return await self._read(lambda connection: _summary(connection, session_id))
+        return await self._read(lambda connection: _summary(connection, session_id) if _is_text(session_id) else None)
 
     async def read_llm_session(self, session_id: str) -> LlmSessionView | None:
         """Read one session as the store shows it; `None` when there is none."""
@@ -117,10 +117,15 @@ class StoreReader:
         """Read the entries that the session keeps, oldest first."""
 
         def query(connection: sqlite3.Connection) -> list[TranscriptEntry]:
-            document = _session_document(connection, session_id)
+            document = _session_document(connection, session_id) if _is_text(session_id) else None
             return transcript.read_entries(document) if document else []
 
         return await self._read(query)
+
+
+def _is_text(name: str) -> bool:
+    """Tell whether a name can be stored: a lone surrogate, from an argument that is not UTF-8, can't."""
+    return not any("\ud800" <= char <= "\udfff" for char in name)
 
 
 def _document(connection: sqlite3.Connection, name: str) -> Document:

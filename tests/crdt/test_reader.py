@@ -64,6 +64,14 @@ async def test_a_reader_needs_no_running_store(path: Path) -> None:
         assert await store.append_event(event(4)) == 4
 
 
+async def test_a_name_that_is_not_utf_8_is_no_session_and_no_damage(path: Path) -> None:
+    async with Store.open(path) as store:
+        await store.assemble_and_advance_session(ROOM)
+    async with StoreReader.open(path) as reader:
+        assert await reader.read_session("\udcff") is None
+        assert await reader.read_transcript("\udcff") == []
+
+
 async def test_two_readers_and_a_store_do_not_hinder_each_other(path: Path) -> None:
     async with Store.open(path) as store, StoreReader.open(path) as first, StoreReader.open(path) as second:
         for number in range(1, 30):
