@@ -51,8 +51,6 @@ async def _ask(config: Config) -> SeenKeys:
     from bot.wiring import credentials, stored_login
     from crdt import StoreReader
 
-    if not config.store.path.exists():
-        raise NeverStarted(config.store.path)
     async with StoreReader.open(config.store.path) as reader:
         stored = await stored_login(reader.read_setting)
     if stored is None:

@@ -377,10 +377,10 @@ async def open_read_only(path: Path) -> tuple[_Connection, State]:
         StoreDamaged, StoreNewer, StoreUnavailable: there is no such database, or it can't be read.
     """
     witness = read_witness(path)
-    opening.check_presence(path, witness)
-    if not path.exists():  # noqa: ASYNC240 - one stat of a local file
-        raise StoreUnavailable(str(path), "does not exist", "check store.path, or start 'musher run' first")
     try:
+        opening.check_presence(path, witness)
+        if not path.exists():  # noqa: ASYNC240 - one stat of a local file
+            raise StoreUnavailable(str(path), "does not exist", "check store.path, or start 'musher run' first")
         opening.check_file(path)
         connection = await _connect(path, lambda connection: opening.check_schema(connection, path), read_only=True)
     except (sqlite3.Error, OSError, UnicodeDecodeError) as error:

@@ -48,6 +48,17 @@ def _read_toml(path: Path) -> dict[str, Any]:
         raise ConfigError(str(path), [f"can't be read ({error.strerror}); check its permissions"]) from error
 
 
+def _is_missing(path: Path) -> bool:
+    """Tell whether there is no such file; what can't be looked at is there, and told by whoever reads it."""
+    try:
+        path.stat()
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
 def _merge(below: Any, above: Any) -> Any:
     if isinstance(below, dict) and isinstance(above, dict):
         return {**below, **{key: _merge(below.get(key), value) for key, value in above.items()}}
@@ -56,7 +67,7 @@ def _merge(below: Any, above: Any) -> Any:
 
 def _gather(path: Path | None, environ: Mapping[str, str]) -> _Gathered:
     environment = read_environment(environ, Config)
-    if path is None and not DEFAULT_PATH.exists() and (environment.values or environment.problems):
+    if path is None and _is_missing(DEFAULT_PATH) and (environment.values or environment.problems):
         file_values, source, folder = {}, "the environment", Path.cwd()
     else:
         path = path or DEFAULT_PATH

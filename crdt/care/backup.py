@@ -50,14 +50,16 @@ def back_up_database(
 
 
 def _check_free(source: Path, target: Path, force: bool) -> None:
-    # Not by `resolve`, which fails where links lead round in a circle.
-    itself = Path(os.path.realpath(source))
-    own = (itself, *left_beside(itself), lock_path(source))
-    for there in (target, *left_beside(target)):
-        if there.exists() and (not force or Path(os.path.realpath(target)) in own):
-            raise BackupExists(str(there))
-        if there.exists() and not there.is_file():
-            raise StoreUnavailable(str(there), "is no file", "name another file for the backup")
+    with translating(source):
+        # Not by `resolve`, which fails where links lead round in a circle.
+        itself = Path(os.path.realpath(source))
+        own = (itself, *left_beside(itself), lock_path(source))
+    with translating(target):
+        for there in (target, *left_beside(target)):
+            if there.exists() and (not force or Path(os.path.realpath(target)) in own):
+                raise BackupExists(str(there))
+            if there.exists() and not there.is_file():
+                raise StoreUnavailable(str(there), "is no file", "name another file for the backup")
 
 
 def _finish(connection: sqlite3.Connection, made: Path, progress: Progress) -> Verification:
@@ -71,4 +73,7 @@ def _finish(connection: sqlite3.Connection, made: Path, progress: Progress) -> V
 def remove(file: Path) -> None:
     """Remove a database file that was not finished, with what SQLite may have put beside it."""
     for suffix in ("", "-journal", "-wal", "-shm"):
-        file.with_name(file.name + suffix).unlink(missing_ok=True)
+        left = file.with_name(file.name + suffix)
+        # Where none could be made, none can be removed, and that would be told in place of why.
+        if os.path.lexists(left):
+            left.unlink(missing_ok=True)

@@ -43,14 +43,15 @@ def restore_database(path: str | Path, backup: str | Path, *, progress: Progress
         StoreDamaged: the backup is; nothing was replaced.
         StoreNewer, StoreUnavailable: the backup can't be read, or the database can't be written.
     """
-    place, source = file_itself(Path(path)), Path(backup)
-    if os.path.realpath(place) == os.path.realpath(source):
-        raise StoreUnavailable(str(source), "is the database itself", "name a file that 'musher db backup' wrote")
-    if place.exists() and not place.is_file():
-        raise StoreUnavailable(str(place), "is no file", "point store.path at the database file")
-    with translating(place):
+    source = Path(backup)
+    with translating(Path(path)):
+        place = file_itself(Path(path))
+        if os.path.realpath(place) == os.path.realpath(source):
+            raise StoreUnavailable(str(source), "is the database itself", "name a file that 'musher db backup' wrote")
+        if place.exists() and not place.is_file():
+            raise StoreUnavailable(str(place), "is no file", "point store.path at the database file")
         place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    lock = OwnerLock.acquire(place)
+        lock = OwnerLock.acquire(place)
     try:
         return _restore(place, source, lock, progress)
     finally:

@@ -134,6 +134,15 @@ def test_a_missing_file_says_what_to_copy(
         load_config(path, environ)
 
 
+def test_a_file_that_can_not_be_looked_at_is_not_taken_for_a_missing_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "config.toml").symlink_to("d" * 256)
+    with pytest.raises(ConfigError, match=r"config\.toml: can't be read"):
+        load_config(None, ENOUGH)
+
+
 @pytest.mark.parametrize(
     ("content", "said"),
     [

@@ -65,7 +65,10 @@ async def test_before_the_first_start_it_says_so(
 ) -> None:
     config = await _config(tmp_path, synapse, "@nobody:localhost")
     assert await asyncio.to_thread(cli.main, ["verify-status", "--config", str(config)]) == 1
-    assert "start Musher once" in capsys.readouterr().err
+    assert "start 'musher run' first" in capsys.readouterr().err
+    config.write_text(config.read_text().replace("/musher.db", f"/{'d' * 300}/musher.db"))
+    assert await asyncio.to_thread(cli.main, ["verify-status", "--config", str(config)]) == 1
+    assert "check that its folder exists" in capsys.readouterr().err
 
 
 async def test_a_homeserver_that_is_away_is_told_of_in_one_line(

@@ -134,3 +134,9 @@ async def test_links_that_lead_round_in_a_circle_are_no_database(full: Path, bac
             care(circle, backup)
     with pytest.raises(StoreUnavailable, match="does not exist"):
         restore_database(full, circle)
+
+
+async def test_a_backup_that_can_not_be_begun_says_why(full: Path) -> None:
+    """Its unfinished file, whose name is longer, can neither be made nor removed."""
+    with pytest.raises(StoreUnavailable, match=r"File name too long.*check that its folder"):
+        back_up_database(full, full.with_name("b" * 250))
