@@ -35,7 +35,7 @@ class _Gathered:
 
 def _read_toml(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except UnicodeDecodeError as error:
         raise ConfigError(str(path), ["is not UTF-8 text; save it as UTF-8"]) from error
     except ValueError as error:  # also of a number with too many digits

@@ -31,7 +31,7 @@ def _read(path: object, folder: Path) -> str:
     if not isinstance(path, str) or not path:
         raise ValueError("is not a path")
     try:
-        text = (folder / Path(path).expanduser()).read_text(encoding="utf-8")
+        text = (folder / Path(path).expanduser()).read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError("is not UTF-8 text") from error
     except (OSError, RuntimeError) as error:  # RuntimeError: "~name" of nobody

@@ -40,3 +40,11 @@ def test_a_secret_given_twice_is_refused(tmp_path: Path) -> None:
     said = "matrix.password: is given as password and as password_file"
     assert said in only_problem(tmp_path, insert('[matrix]\npassword_file = "p"'))
     assert said in only_problem(tmp_path, MINIMAL, {"MUSHER_MATRIX__PASSWORD_FILE": "p"})
+
+
+def test_a_byte_order_mark_is_part_of_no_key_and_no_secret(tmp_path: Path) -> None:
+    """Editors on Windows begin files with one."""
+    (tmp_path / "password").write_text("hunter2", encoding="utf-8-sig")
+    config = load(tmp_path, "\ufeff" + MINIMAL.replace('password = "hunter2"', 'password_file = "password"'))
+    assert config.matrix.password is not None
+    assert config.matrix.password.get_secret_value() == "hunter2"
