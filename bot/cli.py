@@ -1,6 +1,6 @@
 """The `musher` command: reads the arguments, runs one command, and tells every failure in one line.
 
-Exit codes: 0 done, 1 it failed, 2 the arguments or the configuration are wrong, 130 interrupted.
+Exit codes: 0 done, 1 it failed, 2 the arguments or the configuration are wrong, 130 or 143 ended by a signal.
 Everything heavy is imported by the command that needs it, so that `--help` answers at once.
 """
 
@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from bot.db_cli import add_db_commands, verify_database
+from bot.ending import asked_for
 from bot.errors import MusherError
 from bot.ingest_cli import add_event_arguments, add_test_arguments, post_event, test_delivery
 from bot.verify_cli import show_verify_status
@@ -339,4 +340,5 @@ def main(argv: Sequence[str] | None = None) -> int:
         return EXIT_INTERRUPTED
     # Whatever a command raises ends here: a person gets a line, never a traceback.
     except Exception as error:
-        return _tell(error)
+        ended = asked_for()
+        return _tell(error) if ended is None else ended
