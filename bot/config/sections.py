@@ -43,6 +43,7 @@ from bot.config.values import (
     Whole,
     is_whsec,
     not_empty,
+    share_an_address,
     user_matches,
     wrong,
 )
@@ -302,6 +303,8 @@ class Config(Section):
     @classmethod
     def _listens_apart(cls, admin: AdminConfig, info: ValidationInfo) -> AdminConfig:
         ingest = info.data.get("ingest")
-        if ingest is not None and admin.port != 0 and (admin.host, admin.port) == (ingest.host, ingest.port):
+        if ingest is None or admin.port == 0 or admin.port != ingest.port:
+            return admin
+        if share_an_address(admin.host, ingest.host):
             raise _problem_at(("port",), f"{admin.port} is ingest.port as well")
         return admin

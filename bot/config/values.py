@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterator, Mapping
 from datetime import timedelta
 from functools import cache
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
 from typing import Annotated, Any, Final, TypeVar
 from urllib.parse import urlsplit
@@ -95,6 +96,22 @@ def _host(text: str) -> str:
     if not _can_be_a_host(_not_blank(text)):
         raise wrong("is not a host")
     return text
+
+
+def _addresses(host: str) -> list[IPv4Address | IPv6Address]:
+    try:
+        return [ip_address(host)]
+    except ValueError:  # a name: what others mean is known only to who is asked
+        return [ip_address("127.0.0.1"), ip_address("::1")] if host == "localhost" else []
+
+
+def share_an_address(host: str, other: str) -> bool:
+    """Tell whether two hosts to listen on have an address in common, as far as can be told without asking anybody."""
+    return host == other or any(
+        one == two or (one.version == two.version and (one.is_unspecified or two.is_unspecified))
+        for one in _addresses(host)
+        for two in _addresses(other)
+    )
 
 
 def _http_url(text: str) -> str:

@@ -97,3 +97,19 @@ def test_gitlab_secrets_of_one_kind_are_fine(tmp_path: Path) -> None:
 def test_anthropic_needs_no_address(tmp_path: Path) -> None:
     lines = "[llm]\nprovider = 'anthropic'\nmodel = 'claude-haiku-5-5'\napi_key = 'sk-1'\n"
     assert load(tmp_path, f"{MATRIX}{lines}").llm.base_url is None
+
+
+def on_one_port(ingest: str, admin: str) -> str:
+    return f"{MINIMAL}[ingest]\nhost = '{ingest}'\nport = 80\n[admin]\nhost = '{admin}'\nport = 80\n"
+
+
+@pytest.mark.parametrize(
+    ("ingest", "admin"), [("0.0.0.0", "127.0.0.1"), ("localhost", "127.0.0.1"), ("::1", "::"), ("0.0.0.0", "localhost")]
+)
+def test_listeners_on_one_port_share_no_address(tmp_path: Path, ingest: str, admin: str) -> None:
+    assert only_problem(tmp_path, on_one_port(ingest, admin)).startswith("admin.port: 80 is ingest.port as well")
+
+
+@pytest.mark.parametrize(("ingest", "admin"), [("127.0.0.2", "127.0.0.1"), ("0.0.0.0", "::1"), ("0.0.0.0", "::")])
+def test_listeners_on_addresses_of_their_own_may_have_one_port(tmp_path: Path, ingest: str, admin: str) -> None:
+    assert load(tmp_path, on_one_port(ingest, admin)).admin.port == 80
