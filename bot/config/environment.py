@@ -2,12 +2,14 @@
 
 Lists are JSON arrays or comma-separated; tables and lists of tables are JSON (`MUSHER_ROOMS={"!room": {…}}`). An
 empty variable counts as not set, since container tools pass such ones on. Names that start with `MUSHER_PAUSE` or
-`MUSHER_DEMO` are not configuration, nor are `MUSHER_URL` and `MUSHER_TOKEN`, which `musher event` reads.
+`MUSHER_DEMO` are not configuration, nor are `MUSHER_URL` and `MUSHER_TOKEN`, which `musher event` reads, nor what
+Kubernetes tells of a Service that is called musher.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +25,10 @@ PREFIX: Final = "MUSHER_"
 _NOT_CONFIGURATION: Final = ("MUSHER_PAUSE", "MUSHER_DEMO")
 _OF_A_COMMAND: Final = frozenset({"MUSHER_URL", "MUSHER_TOKEN"})
 _SEPARATOR: Final = "__"
+# kubernetes.io, "Service", "Environment variables". One more, MUSHER_PORT, is told by its value: it is a URL.
+_OF_KUBERNETES: Final = re.compile(
+    r"MUSHER(_[A-Z0-9]+)*_(SERVICE_HOST|SERVICE_PORT(_[A-Z0-9_]+)?|PORT_[0-9]+_[A-Z]+(_(PROTO|PORT|ADDR))?)"
+)
 
 
 @dataclass(slots=True)
@@ -95,6 +101,8 @@ def read_environment(environ: Mapping[str, str], model: type[BaseModel]) -> Envi
     names = [name for name, text in environ.items() if name.startswith(PREFIX) and text]
     for name in sorted(names, key=lambda name: (name.count(_SEPARATOR), name)):
         if name.startswith(_NOT_CONFIGURATION) or name in _OF_A_COMMAND:
+            continue
+        if _OF_KUBERNETES.fullmatch(name) or (name.endswith("_PORT") and "://" in environ[name]):
             continue
         try:
             place, found = _resolve(model, name.removeprefix(PREFIX).split(_SEPARATOR))

@@ -22,6 +22,12 @@ def test_the_environment_goes_over_the_file(tmp_path: Path) -> None:
         "MUSHER_LOG__LEVEL": "",
         "MUSHER_PAUSE_AT": "begin",
         "MUSHER_DEMO_ROOM": "x",
+        "MUSHER_PORT": "tcp://10.0.0.7:8080",
+        "MUSHER_PORT_8080_TCP": "tcp://10.0.0.7:8080",
+        "MUSHER_PORT_8080_TCP_ADDR": "10.0.0.7",
+        "MUSHER_SERVICE_HOST": "10.0.0.7",
+        "MUSHER_SERVICE_PORT_HTTP": "8080",
+        "MUSHER_ADMIN_SERVICE_PORT": "9090",
         "HOME": "/nowhere",
     }
     config = load(tmp_path, MINIMAL, environ)
@@ -47,6 +53,7 @@ def test_a_room_id_in_the_name_of_a_variable_keeps_its_case(tmp_path: Path) -> N
     [
         ("MUSHER_MATRIX__HOMSERVER", "x", "unknown key; did you mean homeserver?"),
         ("MUSHER_MODEL", "x", "unknown key; allowed: matrix, store"),
+        ("MUSHER_PORT", "8080", "unknown key"),
         ("MUSHER_LLM__MODEL__NAME", "x", "does not end in a key"),
         ("MUSHER_INGEST__SOURCES__NAME", "x", "does not end in a key"),
         ("MUSHER_INGEST__TOKENS", "[hunter2", "is not JSON; allowed: a list of bearer tokens"),
