@@ -118,11 +118,14 @@ async def _whole_turns(store: Store, room: str, count: int) -> None:
 async def measure(folder: Path, quick: bool) -> list[Figure]:
     """The row."""
     events = SIZES[:-2] if quick else SIZES
-    flat = await sizes(folder, rounds=4 if quick else 9, samples=50 if quick else 100, events=events)
+    flat = await _measure_sizes(folder, quick, events)
     return [*flat, await ages(folder, rounds=3 if quick else 9, old_turns=2_000 if quick else OLD_TURNS)]
 
 
 async def measure_in_one_log(folder: Path, quick: bool) -> list[Figure]:
     """The first line of the row alone, in a log of 30,000."""
-    found = await sizes(folder, rounds=4 if quick else 9, samples=50 if quick else 100, events=(30_000,))
-    return found[:1]
+    return (await _measure_sizes(folder, quick, (30_000,)))[:1]
+
+
+async def _measure_sizes(folder: Path, quick: bool, events: Sequence[int]) -> list[Figure]:
+    return await sizes(folder, rounds=4 if quick else 9, samples=50 if quick else 100, events=events)

@@ -25,6 +25,7 @@ from bot.notices import notice
 from bot.pace import Pace, RoomPauses
 from bot.trouble import Trouble
 from bot.unforeseen import ENDS
+from bot.upgrades import stays
 from crdt import CrdtError, Delivery, StoreUnavailable
 
 log = structlog.get_logger(__name__)
@@ -41,11 +42,6 @@ STORE_RETRY_S: Final = 1.0
 
 
 DeliveryOutcome = Literal["sent", "dropped"]
-
-
-def _stays(room_id: str) -> str:
-    """No room is replaced."""
-    return room_id
 
 
 def _unwatched(_outcome: DeliveryOutcome) -> None:
@@ -86,7 +82,7 @@ class Deliveries:
         reached: Callable[[str], Awaitable[None]],
         *,
         login: Callable[[], object] = lambda: None,
-        moved_to: Callable[[str], str] = _stays,
+        moved_to: Callable[[str], str] = stays,
         ended: Callable[[DeliveryOutcome], None] = _unwatched,
     ) -> None:
         self._outbox = outbox

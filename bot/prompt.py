@@ -246,9 +246,8 @@ def model_messages(
 
 def without_failed_words(transcript: Sequence[TranscriptEntry]) -> list[TranscriptEntry]:
     """Leave out what was said in turns that failed, and the notices; their events stay."""
-    notices = [entry for entry in transcript if entry.role == "assistant" and entry.failed]
-    keys = {entry.key for entry in notices}
-    rest = [entry for entry in transcript if entry not in notices]
+    keys = {entry.key for entry in transcript if entry.failed}
+    rest = [entry for entry in transcript if not entry.failed]
     return [replace(entry, text="", context=[]) if entry.key in keys else entry for entry in rest]
 
 

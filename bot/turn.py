@@ -28,6 +28,7 @@ from bot.policy import Details, NextTurn, next_turn
 from bot.trouble import Trouble
 from bot.typing_notice import Typing, typing_notice
 from bot.unforeseen import contained
+from bot.upgrades import stays
 from crdt import (
     SINGLE_SLED,
     CrdtError,
@@ -66,11 +67,6 @@ Strike = Callable[[TranscriptEntry, Sequence[TakenBack]], TranscriptEntry]
 TurnOutcome = Literal["answered", "failed", "poisoned", "broken", "parked"]
 """How a turn ended: with the model's reply; with a notice, since the model failed, or the turn killed the service too
 often, or something unforeseen happened; or it was broken off in order, to be begun again."""
-
-
-def _stays(room_id: str) -> str:
-    """No room is replaced."""
-    return room_id
 
 
 def _unwatched(_outcome: TurnOutcome) -> None:
@@ -131,7 +127,7 @@ class Turns:
     personas: Mapping[str, str]
     rooms: Mapping[str, RoomSettings] = field(default_factory=dict)
     context_tokens: int = 8192
-    moved_to: Callable[[str], str] = _stays
+    moved_to: Callable[[str], str] = stays
     ended: Callable[[TurnOutcome], None] = _unwatched
     _store_trouble: Trouble = field(default_factory=lambda: Trouble("reply_not_stored", level="error"))
 
@@ -253,15 +249,15 @@ class Turns:
             try:
                 return await self._reply(instructions, transcript, budget_tokens), False
             except ModelFailed as error:
-                less = prompt.without_failed_words(transcript)
                 if error.kind == "context_overflow":
                     log.warning("context_overflow", budget_tokens=budget_tokens)
                     return await self._reply(instructions, transcript, budget_tokens // 2), False
-                if error.kind not in ("refused", "bad_request") or len(less) == len(transcript):
-                    raise
                 # What the server refused once it refuses in each later turn: the room would be stuck with it.
-                log.warning("failed_turns_left_out", kind=error.kind, detail=error.detail)
-                return await self._reply(instructions, less, budget_tokens), False
+                if error.kind in ("refused", "bad_request") and any(entry.failed for entry in transcript):
+                    log.warning("failed_turns_left_out", kind=error.kind, detail=error.detail)
+                    less = prompt.without_failed_words(transcript)
+                    return await self._reply(instructions, less, budget_tokens), False
+                raise
         except ModelFailed as error:
             log.warning("model_failed", kind=error.kind, detail=error.detail)
             return texts.failure_notice(error.kind), True

@@ -15,6 +15,11 @@ from bot.matrix import Upgrade
 log = structlog.get_logger(__name__)
 
 
+def stays(room_id: str) -> str:
+    """Tell where a conversation goes on, for whom no room is ever replaced."""
+    return room_id
+
+
 class SessionStore(Protocol):
     """What following needs of the store."""
 

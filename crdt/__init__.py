@@ -1,6 +1,6 @@
 """The store: what is true and survives a power cut. No network, no Matrix, no LLM."""
 
-from crdt.audit import audit_line, parse_audit_line, validate_event
+from crdt.audit import FOLDED, audit_line, parse_audit_line, validate_event
 from crdt.care.backup import back_up_database
 from crdt.care.compact import Compacted, compact_database
 from crdt.care.progress import Progress
@@ -41,7 +41,7 @@ from crdt.reader import SessionSummary, StoreReader
 from crdt.settings import RESTORED_AT_MS
 from crdt.statistics import Statistics
 from crdt.store import Store
-from crdt.unheard import FOLDED, fold_lines, newest_from
+from crdt.unheard import fold_lines, newest_from
 
 __all__ = [
     "FOLDED",

@@ -120,6 +120,15 @@ def gap_line(dropped: SeqRange) -> str:
     return f"events between {dropped.first} and {dropped.last} were dropped"
 
 
+FOLDED: Final = re.compile(r"(?P<count>\d+) earlier events (?:\(seq (?P<first>\d+)-(?P<last>\d+)\) )?omitted")
+"""What `fold_line` and `count_line` write."""
+
+
+def count_line(events: int) -> str:
+    """Tell that so many events are not shown, whatever their seqs were."""
+    return f"{events} earlier events omitted"
+
+
 def fold_line(folded: SeqRange) -> str:
     """Tell that a turn had more events than it may show."""
     return f"{len(folded)} earlier events (seq {folded.first}-{folded.last}) omitted"

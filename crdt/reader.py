@@ -16,7 +16,7 @@ from crdt.errors import StoreClosed, StoreDamaged, translate
 from crdt.log_entries import decode_event, document_name
 from crdt.model import LlmSessionView, RecordedEvent, TranscriptEntry
 from crdt.segments import read_segments
-from crdt.session_rows import read_session_row
+from crdt.session_rows import SessionRow, read_session_row
 
 T = TypeVar("T")
 
@@ -106,7 +106,7 @@ class StoreReader:
 
     async def read_session(self, session_id: str) -> SessionSummary | None:
         """Read one session; `None` when there is none."""
-        return await self._read(lambda connection: _summary(connection, session_id) if _is_text(session_id) else None)
+        return await self._read(lambda connection: _summary(connection, session_id))
 
     async def read_llm_session(self, session_id: str) -> LlmSessionView | None:
         """Read one session as the store shows it; `None` when there is none."""
@@ -117,15 +117,15 @@ class StoreReader:
         """Read the entries that the session keeps, oldest first."""
 
         def query(connection: sqlite3.Connection) -> list[TranscriptEntry]:
-            document = _session_document(connection, session_id) if _is_text(session_id) else None
+            document = _session_document(connection, session_id)
             return transcript.read_entries(document) if document else []
 
         return await self._read(query)
 
 
-def _is_text(name: str) -> bool:
-    """Tell whether a name can be stored: a lone surrogate, from an argument that is not UTF-8, can't."""
-    return not any("\ud800" <= char <= "\udfff" for char in name)
+def _row(connection: sqlite3.Connection, session_id: str) -> SessionRow | None:
+    # A name that can't be stored, as of an argument that is not UTF-8, is no session's.
+    return read_session_row(connection, session_id) if session_id == transcript.well_formed(session_id) else None
 
 
 def _document(connection: sqlite3.Connection, name: str) -> Document:
@@ -133,7 +133,7 @@ def _document(connection: sqlite3.Connection, name: str) -> Document:
 
 
 def _session_document(connection: sqlite3.Connection, session_id: str) -> Document | None:
-    row = read_session_row(connection, session_id)
+    row = _row(connection, session_id)
     if row is None:
         return None
     document = _document(connection, transcript.document_name(session_id, row.part))
@@ -143,7 +143,7 @@ def _session_document(connection: sqlite3.Connection, session_id: str) -> Docume
 
 
 def _summary(connection: sqlite3.Connection, session_id: str) -> SessionSummary | None:
-    row = read_session_row(connection, session_id)
+    row = _row(connection, session_id)
     document = _session_document(connection, session_id)
     if row is None or document is None:
         return None

@@ -6,19 +6,15 @@ their unheard lines along, in front of what stays, or says how many there were.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final
 
-from crdt.audit import parse_audit_line
+from crdt.audit import FOLDED, count_line, parse_audit_line
 from crdt.model import TranscriptEntry
 
 MAX_CARRIED_LINES: Final = 500
 """Lines that are carried over a cut; of more, only the newest, and the number of the others."""
-
-FOLDED: Final = re.compile(r"(?P<count>\d+) earlier events (?:\(seq (?P<first>\d+)-(?P<last>\d+)\) )?omitted")
-"""A line that stands for events that are not shown: as a turn tells it by their seqs, or as `fold_lines` does."""
 
 
 def newest_from(entries: Sequence[TranscriptEntry], start: int) -> list[TranscriptEntry]:
@@ -47,5 +43,5 @@ def fold_lines(lines: Sequence[str], keep: int) -> list[str]:
             events += int(folded["count"])
         else:
             gaps.append(line)
-    told = [f"{events} earlier events omitted"] if events else []
+    told = [count_line(events)] if events else []
     return [*gaps, *told, *lines[border:]]

@@ -18,8 +18,8 @@ from typing import Any, Final
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from bot.config.problems import Place, did_you_mean
-from bot.config.schema import is_list, is_named_tables, keys_of, secret_behind, table_of
+from bot.config.problems import Place, unknown_key
+from bot.config.schema import is_list, is_named_tables, secret_behind, table_of
 
 PREFIX: Final = "MUSHER_"
 _NOT_CONFIGURATION: Final = ("MUSHER_PAUSE", "MUSHER_DEMO")
@@ -54,7 +54,7 @@ def _resolve(model: type[BaseModel], parts: list[str]) -> tuple[list[str], Field
             return place, None
         found = model.model_fields.get(key)
         if found is None:
-            raise _NotReadable(f"unknown key; {did_you_mean(key, keys_of(model))}")
+            raise _NotReadable(unknown_key(key, model))
         if not parts:
             return place, found
         if is_named_tables(found):
@@ -91,6 +91,12 @@ def _put(values: dict[str, Any], place: list[str], value: Any) -> None:
     table[place[-1]] = value
 
 
+def _is_configuration(name: str, text: str) -> bool:
+    of_musher = name.startswith(_NOT_CONFIGURATION) or name in _OF_A_COMMAND
+    of_kubernetes = _OF_KUBERNETES.fullmatch(name) or (name.endswith("_PORT") and "://" in text)
+    return not (of_musher or of_kubernetes)
+
+
 def read_environment(environ: Mapping[str, str], model: type[BaseModel]) -> Environment:
     """Read all variables that are configuration; what can't be understood is told in `problems`.
 
@@ -100,9 +106,7 @@ def read_environment(environ: Mapping[str, str], model: type[BaseModel]) -> Envi
     read = Environment()
     names = [name for name, text in environ.items() if name.startswith(PREFIX) and text]
     for name in sorted(names, key=lambda name: (name.count(_SEPARATOR), name)):
-        if name.startswith(_NOT_CONFIGURATION) or name in _OF_A_COMMAND:
-            continue
-        if _OF_KUBERNETES.fullmatch(name) or (name.endswith("_PORT") and "://" in environ[name]):
+        if not _is_configuration(name, environ[name]):
             continue
         try:
             place, found = _resolve(model, name.removeprefix(PREFIX).split(_SEPARATOR))

@@ -12,8 +12,7 @@ from typing import Any, Final
 from pydantic import ValidationError
 
 from bot.config.environment import read_environment
-from bot.config.problems import Place, describe, did_you_mean, write_key
-from bot.config.schema import keys_of
+from bot.config.problems import Place, describe, unknown_key, write_key
 from bot.config.secret_files import put_in_secrets
 from bot.config.sections import Config, StoreConfig
 from bot.errors import ConfigError
@@ -112,7 +111,7 @@ def load_store_config(path: Path | None = None, environ: Mapping[str, str] | Non
     gathered = _gather(path, os.environ if environ is None else environ)
     unknown = [key for key in gathered.values if key not in Config.model_fields]
     problems = list(gathered.of_environment)
-    problems += [f"{write_key((key,))}: unknown key; {did_you_mean(key, keys_of(Config))}" for key in unknown]
+    problems += [f"{write_key((key,))}: {unknown_key(key, Config)}" for key in unknown]
     store: StoreConfig | None = None
     try:
         store = StoreConfig.model_validate(gathered.values.get("store", {}))

@@ -83,6 +83,11 @@ def _origin(place: Place, origins: Mapping[Place, str]) -> str:
     return ""
 
 
+def unknown_key(key: str, section: type[BaseModel]) -> str:
+    """Say that a section has no such key, and which ones it has."""
+    return f"unknown key; {did_you_mean(key, keys_of(section))}"
+
+
 def describe(error: ErrorDetails, model: type[BaseModel], origins: Mapping[Place, str]) -> str:
     """Turn one of pydantic's errors into one line; `origins` tells which places the environment set."""
     place: Place = tuple(part for part in error["loc"] if part != _KEY_MARK)
@@ -90,7 +95,7 @@ def describe(error: ErrorDetails, model: type[BaseModel], origins: Mapping[Place
     key = write_key(place) + _origin(place, origins)
     if field is None:
         # Its value isn't shown: it may be a secret under a misspelt name.
-        return f"{key}: unknown key; {did_you_mean(str(place[-1]), keys_of(section))}"
+        return f"{key}: {unknown_key(str(place[-1]), section)}"
     value = error["input"]
     if error["type"] != "missing" and isinstance(value, str | int | float):
         if is_secret(field):

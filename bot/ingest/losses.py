@@ -14,6 +14,7 @@ from typing import Final
 
 import structlog
 
+from bot.ingest.storing import pause
 from crdt import GAP_PIPELINE_EVENT, CrdtError, PipelineEvent
 
 log = structlog.get_logger(__name__)
@@ -97,15 +98,7 @@ class Losses:
                 recorded = False
             if is_last:
                 return
-            await self._pause(self._coalesce_s if recorded else self._retry_s)
-
-    async def _pause(self, seconds: float) -> None:
-        """Wait, but no longer than until the stop."""
-        try:
-            async with asyncio.timeout(seconds):
-                await self._stopping.wait()
-        except TimeoutError:
-            return
+            await pause(self._coalesce_s if recorded else self._retry_s, self._stopping)
 
     async def _record(self) -> bool:
         """Record what is lost so far; tell whether the log took it."""

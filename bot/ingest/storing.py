@@ -51,9 +51,14 @@ async def store_until(
         except Unavailable:
             if stopping.is_set() or clock() + RETRY_S > deadline:
                 raise
-        with suppress(TimeoutError):
-            async with asyncio.timeout(RETRY_S):
-                await stopping.wait()
+        await pause(RETRY_S, stopping)
+
+
+async def pause(seconds: float, stopping: asyncio.Event) -> None:
+    """Wait, but no longer than until `stopping` is set."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await stopping.wait()
 
 
 def outcome(batches: Sequence[EventBatch], appended: Sequence[Appended], ignored: int = 0) -> dict[str, object]:

@@ -55,10 +55,11 @@ def _check_free(source: Path, target: Path, force: bool) -> None:
         itself = Path(os.path.realpath(source))
         own = (itself, *left_beside(itself), lock_path(source))
     with translating(target):
-        for there in (target, *left_beside(target)):
-            if there.exists() and (not force or Path(os.path.realpath(target)) in own):
+        may_replace = force and Path(os.path.realpath(target)) not in own
+        for there in filter(Path.exists, (target, *left_beside(target))):
+            if not may_replace:
                 raise BackupExists(str(there))
-            if there.exists() and not there.is_file():
+            if not there.is_file():
                 raise StoreUnavailable(str(there), "is no file", "name another file for the backup")
 
 

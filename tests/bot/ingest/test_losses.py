@@ -122,6 +122,10 @@ class FaultyDisk:
             raise StoreFull("musher.db")
 
 
+def serving(disk: FaultyDisk, taken_by: Source) -> IngestServer:
+    return IngestServer(disk.append, [], "127.0.0.1", 0, Health(), sources=[taken_by], append_gap=disk.append_gap)
+
+
 def impatient(kind: str) -> Source:
     taken_by = source(kind)
     taken_by._kind = dataclasses.replace(taken_by._kind, patience_s=0.01)
@@ -131,9 +135,7 @@ def impatient(kind: str) -> Source:
 async def test_what_github_will_not_send_again_is_a_gap_that_sessions_see_once(tmp_path: Path) -> None:
     async with Store.open(tmp_path / "musher.db") as store:
         disk = FaultyDisk(store)
-        async with IngestServer(
-            disk.append, [], "127.0.0.1", 0, Health(), sources=[impatient("github")], append_gap=disk.append_gap
-        ) as server:
+        async with serving(disk, impatient("github")) as server:
             answer = await deliver(server.port, "github", BODY, github("issues", BODY))
             assert (answer.status, answer.error["code"]) == (503, "storage_full")
             disk.full = False
@@ -146,9 +148,7 @@ async def test_what_github_will_not_send_again_is_a_gap_that_sessions_see_once(t
 async def test_github_is_taken_when_the_log_recovers_in_time_and_nothing_is_lost(tmp_path: Path) -> None:
     async with Store.open(tmp_path / "musher.db") as store:
         disk = FaultyDisk(store)
-        async with IngestServer(
-            disk.append, [], "127.0.0.1", 0, Health(), sources=[source("github")], append_gap=disk.append_gap
-        ) as server:
+        async with serving(disk, source("github")) as server:
             delivery = asyncio.create_task(deliver(server.port, "github", BODY, github("issues", BODY)))
             await asyncio.wait_for(disk.refused.wait(), 30)
             disk.full = False
@@ -159,9 +159,7 @@ async def test_github_is_taken_when_the_log_recovers_in_time_and_nothing_is_lost
 async def test_a_sender_that_retries_loses_nothing_by_a_full_disk(tmp_path: Path) -> None:
     async with Store.open(tmp_path / "musher.db") as store:
         disk = FaultyDisk(store)
-        async with IngestServer(
-            disk.append, [], "127.0.0.1", 0, Health(), sources=[source("jira")], append_gap=disk.append_gap
-        ) as server:
+        async with serving(disk, source("jira")) as server:
             body = b'{"webhookEvent": "jira:issue_created", "issue": {"key": "SLED-7"}}'
             headers = {"X-Hub-Signature": "sha256=" + hexmac("it's a secret to everybody", body)}
             answer = await deliver(server.port, "jira", body, headers)
@@ -202,9 +200,7 @@ async def test_a_forged_delivery_is_no_loss(tmp_path: Path) -> None:
     async with Store.open(tmp_path / "musher.db") as store:
         disk = FaultyDisk(store)
         with capture_logs() as logs:
-            async with IngestServer(
-                disk.append, [], "127.0.0.1", 0, Health(), sources=[impatient("github")], append_gap=disk.append_gap
-            ) as server:
+            async with serving(disk, impatient("github")) as server:
                 assert (await deliver(server.port, "github", BODY, github("issues", BODY, "forged"))).status == 401
         assert "delivery_lost" not in [line["event"] for line in logs]
 
