@@ -28,6 +28,7 @@ from crdt import opening, schema
 from crdt.changes import Changes, Outcome
 from crdt.errors import StoreClosed, StoreUnavailable, translate
 from crdt.gathering import Gathering
+from crdt.in_place import check_in_place, files_of
 from crdt.opening import BeginAnew
 from crdt.owner import OwnerLock, Witness, file_itself, read_witness
 from crdt.state import State, count_commit
@@ -73,7 +74,7 @@ class Database:
         """Why the newest commit failed; `None` when it did not."""
         self.changes = Changes()
         self._lock = lock
-        self._files = opening.files_of(path)
+        self._files = files_of(path)
         self._writer: _Connection | None = writer
         self._reader = reader
         self._units = Gathering(self._begin)
@@ -209,7 +210,7 @@ class Database:
             raise broken
 
     def _transact(self, connection: sqlite3.Connection, batch: list[_Waiting], outcomes: list[Any]) -> int:
-        opening.check_in_place(self.path, self._files)
+        check_in_place(self.path, self._files)
         connection.execute("BEGIN IMMEDIATE")
         run = _run_alone if len(batch) == 1 else _run_in_savepoint
         for waiting in batch:
@@ -232,7 +233,7 @@ class Database:
         The checkpoint writes what the WAL holds a second time and syncs it: after a failed fsync nothing less shows
         that a commit which can be read will also survive.
         """
-        opening.check_in_place(self.path, self._files)
+        check_in_place(self.path, self._files)
         broken, self._writer = self._writer, None
         if broken is not None:
             await broken.close()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sqlite3
 from collections.abc import Callable
 from pathlib import Path
@@ -49,34 +48,6 @@ def check_only_name(path: Path) -> None:
     if names > 1:
         problem = f"has {names} names (hard links), under each of which a service could open it"
         raise StoreUnavailable(str(path), problem, "remove the other names, or copy the file")
-
-
-Files = dict[str, tuple[int, int] | None]
-"""Which files stand under the names of a database and its WAL; `None` where there is none."""
-
-
-def files_of(path: Path) -> Files:
-    """Find out which files a database and its WAL are."""
-    return {name: _file_at(name) for name in (str(path), f"{path}-wal")}
-
-
-def _file_at(name: str) -> tuple[int, int] | None:
-    try:
-        found = os.stat(name)
-    except OSError:
-        return None
-    return found.st_dev, found.st_ino
-
-
-def check_in_place(path: Path, files: Files) -> None:
-    """Refuse to write into files that were moved, deleted or replaced since they were opened: no start would find it.
-
-    SQLite itself looks only at files that have no WAL.
-    """
-    for name, file in files.items():
-        if _file_at(name) != file:
-            problem = "or its WAL was moved, deleted or replaced while it was open"
-            raise StoreUnavailable(str(path), problem, "put it back, or start Musher again")
 
 
 def check_presence(path: Path, witness: Witness | None) -> None:
