@@ -17,26 +17,21 @@ CALLERS = 64
 
 
 async def one_caller(folder: Path, rounds: int, samples: int) -> list[Figure]:
-    """append_event by one caller, a raw commit, and a raw commit in a thread that the loop waits for, in turns."""
+    """append_event by one caller, and a raw commit that the loop awaits of a thread, each in turns with a raw commit.
+
+    The two do not run beside each other: threads that are woken in turns drive each other from core to core.
+    """
     appends: list[Round] = []
     crossings: list[Round] = []
     loop = asyncio.get_running_loop()
     with RawCommits.into(folder / "raw.db") as raw, RawCommits.into(folder / "threaded.db") as threaded:
         for _ in range(rounds):
-            ours: list[float] = []
-            crossed: list[float] = []
-            theirs: list[float] = []
-            # Opened anew each round: which core a store's thread was put on is luck that lasts as long as the thread.
+            # Opened anew each round: which core a store's thread is put on is luck that lasts as long as the thread.
+            async with Store.open(folder / "ours.db") as store:
+                await settle_in(store)
+                appends.append(await _in_turns(lambda: store.append_event(event(1)), raw, samples))
             with ThreadPoolExecutor(1) as thread:
-                async with Store.open(folder / "ours.db") as store:
-                    await settle_in(store)
-                    for number in range(samples):
-                        theirs.append(raw.one())
-                        ours.append(await timed(store.append_event(event(number))))
-                        theirs.append(raw.one())
-                        crossed.append(await timed(loop.run_in_executor(thread, threaded.one)))
-            appends.append((ours, theirs))
-            crossings.append((crossed, theirs))
+                crossings.append(await _in_turns(lambda: loop.run_in_executor(thread, threaded.one), raw, samples))
     beside = "raw SQLite commit of one row"
     return [
         ratio("1", "durable append, one caller", beside, appends, show=microseconds, at_most=1.6),
@@ -44,14 +39,23 @@ async def one_caller(folder: Path, rounds: int, samples: int) -> list[Figure]:
     ]
 
 
+async def _in_turns(work: Callable[[], Awaitable[object]], raw: RawCommits, samples: int) -> Round:
+    took, commits = [], []
+    for _ in range(samples):
+        commits.append(raw.one())
+        took.append(await timed(work()))
+    return took, commits
+
+
 async def many_callers(folder: Path, rounds: int, appends: int) -> Figure:
     """Appends a second by 64 callers, and rows a second of a bare group commit by as many."""
     measured: list[Round] = []
+    made = event(1)
     bare = GroupCommit(folder / "bare-group.db")
     async with Store.open(folder / "ours-group.db") as store:
         for _ in range(rounds):
             theirs = await rate(bare.one, appends)
-            ours = await rate(lambda: store.append_event(event(1)), appends)
+            ours = await rate(lambda: store.append_event(made), appends)
             measured.append(([ours], [theirs]))
     bare.close()
     return ratio(
@@ -77,5 +81,5 @@ async def measure(folder: Path, quick: bool) -> list[Figure]:
     """The row."""
     return [
         *await one_caller(folder, rounds=5 if quick else 15, samples=100 if quick else 200),
-        await many_callers(folder, rounds=5 if quick else 9, appends=6_400 if quick else 19_200),
+        await many_callers(folder, rounds=5 if quick else 21, appends=6_400 if quick else 12_800),
     ]

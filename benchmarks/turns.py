@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Sequence
-from contextlib import AsyncExitStack
 from pathlib import Path
 
 from benchmarks.commits import RawCommits
@@ -44,37 +43,41 @@ async def prepared(path: Path, events: int) -> Path:
 
 
 async def sizes(folder: Path, rounds: int, samples: int, events: Sequence[int]) -> list[Figure]:
-    """begin_turn in logs of all sizes, and a raw commit, in turns."""
+    """begin_turn in logs of all sizes, each in turns with a raw commit.
+
+    Only one store is open at a time, as in a service: threads of several that are woken in turns drive each other from
+    core to core. Each is opened anew each round: which core its thread is put on is luck that lasts.
+    """
     paths = [await prepared(folder / f"log-{count}.db", count) for count in events]
-    measured: list[list[list[float]]] = []
+    measured: list[list[Round]] = [[] for _ in events]
     with RawCommits.into(folder / "raw.db") as raw:
-        for _ in range(rounds):
-            took: list[list[float]] = [[] for _ in range(len(paths) + 1)]
-            # Opened anew each round: which core a store's thread was put on is luck that lasts as long as the thread.
-            async with AsyncExitStack() as opened:
-                stores = [await opened.enter_async_context(Store.open(path)) for path in paths]
-                for store in stores:
+        for number in range(rounds):
+            order = list(zip(paths, measured, strict=True))
+            for path, of_size in order if number % 2 else reversed(order):
+                async with Store.open(path) as store:
                     await settle_in(store, ROOM)
-                for number in range(samples):
-                    order = list(enumerate(stores))
-                    for place, store in order if number % 2 else reversed(order):
-                        took[place].append(await one_turn(store))
-                        took[-1].append(raw.one())
-            measured.append(took)
+                    of_size.append(await _beside_raw_commits(store, raw, samples))
     return _compare(events, measured)
 
 
-def _compare(events: Sequence[int], measured: list[list[list[float]]]) -> list[Figure]:
-    against_raw: list[list[Round]] = [[(took[place], took[-1]) for took in measured] for place in range(len(events))]
+async def _beside_raw_commits(store: Store, raw: RawCommits, samples: int) -> Round:
+    begun, commits = [], []
+    for _ in range(samples):
+        begun.append(await one_turn(store))
+        commits.append(raw.one())
+    return begun, commits
+
+
+def _compare(events: Sequence[int], measured: Sequence[Sequence[Round]]) -> list[Figure]:
     figures = [
         ratio(
             *("2", f"begin_turn, 10 new events, log of {count:,}", "raw SQLite commit of one row", rounds),
             show=microseconds,
             at_most=2.5,
         )
-        for count, rounds in zip(events, against_raw, strict=True)
+        for count, rounds in zip(events, measured, strict=True)
     ]
-    biggest_to_smallest: list[Round] = [(took[len(events) - 1], took[0]) for took in measured]
+    biggest_to_smallest = [(big[0], small[0]) for big, small in zip(measured[-1], measured[0], strict=True)]
     flat = ratio(
         *("2", f"begin_turn, log of {events[-1]:,}", f"log of {events[0]:,}", biggest_to_smallest),
         show=microseconds,
