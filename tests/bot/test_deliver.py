@@ -189,10 +189,10 @@ async def test_what_is_refused_for_good_is_dropped_and_the_next_is_sent(post: Po
 
 
 async def test_what_a_replaced_room_refuses_is_sent_where_its_conversation_goes_on(post: Post) -> None:
-    post.homeserver.fail(ROOM, *[RoomReplaced(ROOM)] * 5)
+    post.homeserver.fail(ROOM, *[RoomReplaced(ROOM)] * 1000)
     await post.queue("one", "two")
     async with post.running():
-        await until(lambda: len(post.homeserver.requests) == 2)
+        await until(lambda: len(post.homeserver.requests) >= 2)
         assert not await post.is_empty(), "nobody knows yet where"
         post.replaced[ROOM] = OTHER
         await eventually(post.is_empty)

@@ -63,7 +63,7 @@ async def test_rooms_whose_sends_are_limited_are_tried_at_moments_of_their_own(
             post.homeserver.fail(room, *[RateLimited("https://example.org", 0.0)] * 1000)
             await post.queue("late", room=room)
         await until(lambda: all(map(post.deliveries._rooms.is_failing, rooms)))
-        assert sum(post.deliveries._rooms.left(room) > 30 for room in rooms) == 2
+        assert sum(post.deliveries._rooms.left(room) > 30 for room in rooms) >= 2
 
 
 async def test_a_first_delivery_waits_while_another_room_fails_of_which_nothing_shows_that_it_fails_alone(
