@@ -98,6 +98,7 @@ def prepare(
     begin_anew: BeginAnew | None,
 ) -> State:
     """Bring an inspected database up to date, or make it; returns whose it is from now on."""
+    check_sled(connection, path, sled_id)
     migrate(connection, path)
     state = read_state(connection)
     if state is None:
@@ -105,14 +106,20 @@ def prepare(
         write_state(connection, state)
         log.info("database_created", path=str(path), sled=state.sled_id)
         return state
-    if sled_id is not None and sled_id != state.sled_id:
-        raise SledMismatch(str(path), state.sled_id, sled_id)
     check_witness(state, path, witness)
     was_replaced = witness is not None and witness.database_id != state.database_id
     if was_replaced or settings.read(connection, settings.BACKUP_MADE_AT_MS) is not None:
         log.warning("database_replaced", path=str(path), found=state.database_id, commits=state.commits)
         state = in_one_commit(connection, path, state, begin_anew) if begin_anew is not None else state
     return state
+
+
+def check_sled(connection: sqlite3.Connection, path: Path, sled_id: str | None) -> None:
+    """Refuse another sled's database, before it is brought to a schema that this sled's own Musher may not know."""
+    has_tables: bool = connection.execute("PRAGMA user_version").fetchone()[0] > 0
+    stored = connection.execute("SELECT sled_id FROM state").fetchone() if has_tables else None
+    if stored is not None and sled_id not in (None, stored[0]):
+        raise SledMismatch(str(path), stored[0], str(sled_id))
 
 
 def migrate(connection: sqlite3.Connection, path: Path) -> None:

@@ -11,6 +11,7 @@ import pytest
 
 from crdt import (
     PipelineEvent,
+    SledMismatch,
     Store,
     StoreDamaged,
     StoreUnavailable,
@@ -230,6 +231,14 @@ async def test_an_older_schema_that_lost_its_newest_commits_is_refused(full: Pat
             pass
     with pytest.raises(StoreDamaged, match="the newest 1 commits are missing"):
         back_up_database(full, backup)
+    assert look(full, "PRAGMA user_version") == [(4,)]
+
+
+async def test_an_older_schema_of_another_sled_is_refused_and_left_as_it_is(full: Path) -> None:
+    go_back_to_the_fourth_schema(full)
+    with pytest.raises(SledMismatch, match="belongs to sled 'build-1', not 'build-2'"):
+        async with Store.open(full, sled_id="build-2"):
+            pass
     assert look(full, "PRAGMA user_version") == [(4,)]
 
 
