@@ -100,20 +100,20 @@ class EventLog:
     async def _load_newest(self) -> None:
         """Read the newest segment that is known, and any after it, from the file.
 
-        What stands before it stays as it is: retention may be about to drop some of it.
+        What stands before it stays as it is in the end: retention may be about to drop some of it, or do so meanwhile.
         """
         try:
             stored = await self._database.read(lambda connection: read_segments(connection, self._sled_id))
         except ValueError as error:
             raise StoreDamaged(str(self._database.path), str(error)) from error
         newest = self._segments[-1].number if self._segments else 0
-        segments = self._segments[:-1] + [segment for segment in stored if segment.number >= newest]
+        grown = [segment for segment in stored if segment.number >= newest]
         live = None
-        if segments:
-            live = await self._documents.load(document_name(self._sled_id, segments[-1].number))
-            self._check_length(live, segments[-1])
-            segments[-1] = counted(segments[-1], live)
-        self._segments, self._live = segments, live
+        if grown:
+            live = await self._documents.load(document_name(self._sled_id, grown[-1].number))
+            self._check_length(live, grown[-1])
+            grown[-1] = counted(grown[-1], live)
+        self._segments, self._live = self._segments[:-1] + grown, live
 
     def _check_length(self, document: Document, segment: Segment) -> None:
         if document.length("events") < segment.events:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import crdt.database
+import crdt.event_log
 from crdt import (
     GAP_PIPELINE_EVENT,
     Appended,
@@ -22,7 +23,9 @@ from crdt import (
     StoreUnavailable,
     verify_database,
 )
+from crdt.documents import Document, insert_ops
 from crdt.schema import checksum
+from crdt.segments import Retention
 from tests.crdt.breakage import fail_after_commit, fill_disk, free_disk
 from tests.crdt.samples import ROOM, alter, event, events, go_back_to_the_fourth_schema, lines, look, told
 
@@ -292,3 +295,35 @@ async def test_segments_out_of_memory_are_read_again(path: Path, monkeypatch: py
         for _ in range(2):
             assert told(line for line in lines(1, 40)) == [one.event_seq for one in await store.read_events()]
         assert [one.event_seq for one in await store.read_events(after=4, limit=4)] == [5, 6, 7, 8]
+
+
+def refuse_the_next_append(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*arguments: object) -> None:
+        monkeypatch.setattr(crdt.event_log, "insert_ops", insert_ops)
+        raise StoreFull(str(store.path))
+
+    monkeypatch.setattr(crdt.event_log, "insert_ops", refuse)
+
+
+async def test_what_retention_takes_while_the_log_is_read_again_stays_gone(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with Store.open(path, segment_events=3) as store:
+        await store.write_llm_session(ROOM, persona_name="", scope="single-sled")
+        await store.append_events(events(1, 10))
+        log = store._event_log
+        load = log._documents.load
+
+        async def load_beside_retention(name: str) -> Document:
+            monkeypatch.setattr(log, "_retention", Retention(events=3))
+            await log.apply_retention()
+            return await load(name)
+
+        monkeypatch.setattr(log._documents, "load", load_beside_retention)
+        refuse_the_next_append(store, monkeypatch)
+        with pytest.raises(StoreFull):
+            await store.append_event(event(11))
+        await log.drain()
+        assert await store.append_event(event(11)) == 11
+        assert [one.event_seq for one in await store.read_events()] == [7, 8, 9, 10, 11]
+        assert told(await store.assemble_and_advance_session(ROOM)) == list(range(1, 12))
