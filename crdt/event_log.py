@@ -286,7 +286,9 @@ class EventLog:
         name = document_name(self._sled_id, segment.number)
         if self._live is not None and self._live.name == name:
             return self._live
-        document = await self._documents.get(name)
+        # One that still grows is kept by none but the log itself, or it would be read later as it is now.
+        still_grows = segment.sealed_at is None
+        document = await (self._documents.load(name) if still_grows else self._documents.get(name))
         if segment.first_seq < self.oldest:
             self._documents.forget(name)
             return None

@@ -24,6 +24,7 @@ from crdt import (
     verify_database,
 )
 from crdt.documents import Document, insert_ops
+from crdt.log_entries import RecentEvents
 from crdt.schema import checksum
 from crdt.segments import Retention
 from tests.crdt.breakage import fail_after_commit, fill_disk, free_disk
@@ -327,3 +328,28 @@ async def test_what_retention_takes_while_the_log_is_read_again_stays_gone(
         assert await store.append_event(event(11)) == 11
         assert [one.event_seq for one in await store.read_events()] == [7, 8, 9, 10, 11]
         assert told(await store.assemble_and_advance_session(ROOM)) == list(range(1, 12))
+
+
+async def test_events_are_read_while_the_log_is_read_again_however_often_that_is(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with Store.open(path) as store:
+        await store.append_events(events(1, 3))
+    async with Store.open(path) as store:
+        log = store._event_log
+        load_newest = log._load_newest
+
+        async def load_newest_beside_a_reader() -> None:
+            monkeypatch.setattr(log, "_recent", RecentEvents("build-1"))
+            seen.append(len(await store.read_events()))
+            await load_newest()
+
+        seen: list[int] = []
+        monkeypatch.setattr(log, "_load_newest", load_newest_beside_a_reader)
+        for number in (4, 5):
+            refuse_the_next_append(store, monkeypatch)
+            with pytest.raises(StoreFull):
+                await store.append_event(event(number))
+            assert await store.append_event(event(number)) == number
+        await log.drain()
+        assert seen == [3, 4]
