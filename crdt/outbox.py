@@ -19,7 +19,9 @@ def insert(connection: sqlite3.Connection, deliveries: Iterable[Delivery], now_m
     for delivery in deliveries:
         content = well_formed(delivery.content)
         row = (delivery.delivery_id, delivery.session_id, delivery.event_type, content)
-        attempted = (delivery.attempts, delivery.first_attempt_at)
+        first_at = delivery.first_attempt_at
+        # As it will be read back, or the checksum would not be that of the row: SQLite makes a float of an integer.
+        attempted = (delivery.attempts, first_at if first_at is None else float(first_at))
         connection.execute(
             "INSERT OR IGNORE INTO outbox "
             "(delivery_id, session_id, event_type, content, attempts, first_attempt_at, queued_at, checksum) "

@@ -216,6 +216,8 @@ def checksum(*fields: object, after: int = 0) -> int:
     """
     crc = after
     for field in fields:
-        data = field if isinstance(field, bytes) else str(field).encode()
+        # What is derived from `str`, as an enum's members may be, is stored by its characters.
+        text = str.__str__(field) if isinstance(field, str) else str(field)
+        data = field if isinstance(field, bytes) else text.encode()
         crc = zlib.crc32(data, zlib.crc32(b"%d:" % len(data), crc))
     return crc

@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
+from enum import Enum
 from pathlib import Path
 
+import pytest
 from structlog.testing import capture_logs
 
-from crdt import Store, verify_database
+from crdt import Delivery, Store, verify_database
 from tests.crdt.samples import OTHER_ROOM, ROOM, delivery, look, message, on_disk
+
+
+class Kind(str, Enum):  # noqa: UP042 - a member of this one prints as `Kind.…`
+    """Types of events, as a program may keep them."""
+
+    STICKER = "m.sticker"
 
 
 async def test_the_oldest_unsent_delivery_of_each_session_is_due(store: Store) -> None:
@@ -65,6 +73,20 @@ async def test_the_first_attempt_may_be_queued_with_what_it_sends(path: Path) ->
     async with Store.open(path) as store:
         (queued,) = await store.due_deliveries()
         assert (queued.attempts, queued.first_attempt_at) == (1, 5.0)
+
+
+@pytest.mark.parametrize(
+    "one",
+    [
+        pytest.param(Delivery("d1", ROOM, "{}", attempts=1, first_attempt_at=1_700_000_000), id="whole seconds"),
+        pytest.param(Delivery("d1", ROOM, "{}", Kind.STICKER), id="a member of an enum"),
+    ],
+)
+async def test_a_delivery_is_read_back_whatever_stands_for_its_numbers_and_texts(path: Path, one: Delivery) -> None:
+    async with Store.open(path) as store:
+        await store.settle([], "", [one])
+        assert await store.due_deliveries() == [one]
+    assert verify_database(path).problems == ()
 
 
 async def test_a_sent_delivery_keeps_its_event_id_and_forgets_its_content(path: Path) -> None:
