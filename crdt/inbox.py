@@ -56,17 +56,17 @@ def edit(connection: sqlite3.Connection, edits: Iterable[Edit]) -> int:
     """Change the text of messages that no turn has frozen, each by its own sender; returns how many changed."""
     changed = 0
     for change in edits:
+        key, sender, text = (well_formed(field) for field in (change.key, change.sender, change.text))
         row = connection.execute(
             "SELECT session_id, is_context, details FROM inbox "
             "WHERE key = ? AND sender = ? AND outcome IS NULL AND turn_key IS NULL",
-            (change.key, change.sender),
+            (key, sender),
         ).fetchone()
         if row:
             session_id, is_context, details = row
-            text = well_formed(change.text)
             connection.execute(
                 "UPDATE inbox SET text = ?, checksum = ? WHERE key = ?",
-                (text, _checksum(change.key, session_id, change.sender, text, is_context, details), change.key),
+                (text, _checksum(key, session_id, sender, text, is_context, details), key),
             )
             changed += 1
     return changed
@@ -78,7 +78,7 @@ def redact(connection: sqlite3.Connection, keys: Iterable[str]) -> int:
     Those that a turn has taken are noted: their text stands in the transcript, and is replaced there at a roll.
     """
     unfrozen = []
-    for key in keys:
+    for key in map(well_formed, keys):
         row = connection.execute("SELECT session_id, turn_key FROM inbox WHERE key = ?", (key,)).fetchone()
         if row is not None and row[1] is not None:
             values = (key, row[0], checksum(key, row[0]))

@@ -127,18 +127,18 @@ class Store(Lifetime):
         Raises:
             UnknownScope: the scope is not "single-sled".
         """
-        await self._unbroken(self._open_sessions.write(session_id, persona_name, scope))
+        await self._unbroken(self._open_sessions.write(well_formed(session_id), well_formed(persona_name), scope))
 
     async def read_llm_session(self, session_id: str) -> LlmSessionView | None:
         """Read a session; `None` when there is none."""
-        return await self._open_sessions.read(session_id)
+        return await self._open_sessions.read(well_formed(session_id))
 
     async def assemble_and_advance_session(self, session_id: str) -> list[str]:
         """Take every event that the session has not seen, as audit lines, and advance its marks, atomically.
 
         There is no cap and no transcript entry. `[]` when nothing is new: then nothing is written.
         """
-        return await self._unbroken(self._open_sessions.assemble_and_advance(session_id))
+        return await self._unbroken(self._open_sessions.assemble_and_advance(well_formed(session_id)))
 
     async def begin_turn(
         self,
@@ -160,7 +160,8 @@ class Store(Lifetime):
         Raises:
             MessageChanged: a message was edited, taken back or settled since it was read; nothing was begun.
         """
-        asked = Turn(session_id, key, well_formed(text), context=[well_formed(render(each)) for each in context])
+        names = (well_formed(session_id), well_formed(key))
+        asked = Turn(*names, well_formed(text), context=[well_formed(render(each)) for each in context])
         turn = await self._unbroken(self._open_sessions.begin_turn(asked, context, said, max_lines, keep))
         await self._on_step("begin")
         return turn
@@ -182,7 +183,7 @@ class Store(Lifetime):
 
     async def read_transcript(self, session_id: str) -> list[TranscriptEntry]:
         """Read the entries that the session keeps, oldest first."""
-        return await self._open_sessions.read_transcript(session_id)
+        return await self._open_sessions.read_transcript(well_formed(session_id))
 
     async def roll_session(self, session_id: str, keep_entries: int) -> None:
         """Go on with at most the newest `keep_entries` entries; the rest leaves the file.
@@ -190,7 +191,7 @@ class Store(Lifetime):
         Raises:
             TurnOpen: a turn has no reply yet.
         """
-        await self._unbroken(self._open_sessions.roll(session_id, keep_entries))
+        await self._unbroken(self._open_sessions.roll(well_formed(session_id), keep_entries))
 
     async def redact_session(self, session_id: str, strike: Strike) -> int:
         """Roll with what was taken back struck out; returns how many messages that were. The old text leaves the file.
@@ -198,7 +199,7 @@ class Store(Lifetime):
         Raises:
             TurnOpen: a turn has no reply yet; nothing was changed.
         """
-        return await self._unbroken(self._open_sessions.redact(session_id, strike))
+        return await self._unbroken(self._open_sessions.redact(well_formed(session_id), strike))
 
     async def sessions_to_redact(self) -> list[str]:
         """Read which sessions hold text that was taken back."""
@@ -210,7 +211,7 @@ class Store(Lifetime):
         Returns whether that was done: not where there is no old session, or already a new one. An open turn goes
         along: to complete it under the old name raises `UnknownTurn`.
         """
-        return await self._unbroken(self._open_sessions.move(old, new))
+        return await self._unbroken(self._open_sessions.move(well_formed(old), well_formed(new)))
 
     # --- inbox
 
@@ -247,14 +248,14 @@ class Store(Lifetime):
 
     async def waiting(self, session_id: str) -> list[Message]:
         """Read a session's unsettled messages, oldest first."""
-        return await self._read(lambda connection: inbox.waiting(connection, session_id))
+        return await self._read(lambda connection: inbox.waiting(connection, well_formed(session_id)))
 
     async def settle(self, keys: Sequence[str], outcome: str, deliveries: Sequence[Delivery] = ()) -> None:
         """Settle messages without a turn, with what is said about it, in one commit."""
 
         def settle(connection: sqlite3.Connection) -> int:
             outbox.insert(connection, deliveries, _now_ms())
-            return inbox.settle(connection, keys, outcome)
+            return inbox.settle(connection, [well_formed(key) for key in keys], outcome)
 
         settled = await self._write(settle)
         log.info("messages_settled", outcome=outcome, count=settled, deliveries=len(deliveries))

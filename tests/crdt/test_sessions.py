@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from enum import Enum
 from pathlib import Path
 
 import pytest
@@ -10,12 +12,15 @@ from structlog.testing import capture_logs
 from crdt import (
     GAP_PIPELINE_EVENT,
     SINGLE_SLED,
+    Delivery,
+    Edit,
     LlmSessionView,
     PipelineEvent,
     RecordedEvent,
     Store,
     Turn,
     UnknownScope,
+    verify_database,
 )
 from tests.crdt.samples import OTHER_ROOM, ROOM, event, events, lines, message, told
 
@@ -25,6 +30,53 @@ async def exchange(store: Store, key: str, session_id: str = ROOM) -> Turn:
     turn = await store.begin_turn(session_id, key, f"question {key}")
     await store.complete_turn(turn, f"answer {key}")
     return turn
+
+
+class Named(str, Enum):  # noqa: UP042 - its members print as `Named.…`
+    """Names as a program may keep them."""
+
+    ROOM = "!named:example.org"
+    PERSONA = "dispatcher"
+    KEY = "$1"
+    DELIVERY = "d1"
+    KIND = "m.room.message"
+    SETTING = "device"
+
+
+async def test_names_derived_from_str_are_known_by_their_characters_after_a_restart(path: Path) -> None:
+    async with Store.open(path) as store:
+        await store.write_llm_session(Named.ROOM, persona_name=Named.PERSONA, scope=SINGLE_SLED)
+        turn = await store.begin_turn(Named.ROOM, Named.KEY, "hello")
+        await store.write_settings({Named.SETTING: Named.PERSONA})
+        await store.settle([Named.KEY], "answered", [Delivery(Named.DELIVERY, Named.ROOM, "{}", Named.KIND)])
+    assert verify_database(path).problems == ()
+    async with Store.open(path) as store:
+        assert await store.read_llm_session("!named:example.org") == LlmSessionView(
+            "!named:example.org", "dispatcher", SINGLE_SLED, {}
+        )
+        assert (await store.begin_turn("!named:example.org", "$1", "")).attempt == 2
+        await store.complete_turn(turn, "hi")
+        assert await store.due_deliveries() == [Delivery("d1", "!named:example.org", "{}", "m.room.message")]
+        assert await store.read_setting("device") == "dispatcher"
+
+
+async def test_a_name_that_is_no_text_leads_to_the_session_of_its_messages(store: Store) -> None:
+    room, key = "!r\udfff", "$\ud800"
+    assert await store.read_llm_session(room) is None
+    assert await store.read_transcript(room) == []
+    await store.admit([message(key, session_id=room)], edits=[Edit(key, "@alice:example.org", "hi")])
+    await store.write_llm_session(room, persona_name="p\ud800", scope=SINGLE_SLED)
+    (said,) = await store.waiting(room)
+    turn = await store.begin_turn(room, key, said.text, said=[said])
+    assert turn == Turn("!r\ufffd", "$\ufffd", "hi")
+    await store.admit([], redactions=[key])
+    await store.complete_turn(turn, "hello")
+    assert await store.redact_session(room, lambda entry, _: replace(entry, text="")) == 1
+    assert [entry.text for entry in await store.read_transcript(room)] == ["", "hello"]
+    await store.roll_session(room, 0)
+    assert await store.assemble_and_advance_session(room) == []
+    assert await store.move_session(room, "!new\ud800")
+    assert await store.read_llm_session("!new\ufffd") == LlmSessionView("!new\ufffd", "p\ufffd", SINGLE_SLED, {})
 
 
 async def test_a_session_is_written_read_and_listed_nowhere_else(store: Store) -> None:
