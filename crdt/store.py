@@ -162,7 +162,7 @@ class Store(Lifetime):
         """
         names = (well_formed(session_id), well_formed(key))
         asked = Turn(*names, well_formed(text), context=[well_formed(render(each)) for each in context])
-        turn = await self._unbroken(self._open_sessions.begin_turn(asked, context, said, max_lines, keep))
+        turn = await self._unbroken(self._open_sessions.begin_turn(asked, context, said, max(0, max_lines), keep))
         await self._on_step("begin")
         return turn
 

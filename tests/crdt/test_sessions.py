@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from enum import Enum
 from pathlib import Path
@@ -282,6 +283,19 @@ async def test_a_turn_shows_at_most_max_lines_events(store: Store, max_lines: in
 def odd(one: RecordedEvent) -> bool:
     """A room's filter that passes every second event."""
     return one.event_seq % 2 == 1
+
+
+@pytest.mark.parametrize("max_lines", [0, -1, -5])
+@pytest.mark.parametrize("keep", [None, lambda _: True])
+async def test_a_turn_that_may_show_no_event_names_all_of_them_and_loses_none(
+    store: Store, max_lines: int, keep: Callable[[RecordedEvent], bool] | None
+) -> None:
+    await store.append_events(events(1, 3))
+    turn = await store.begin_turn(ROOM, "$1", "", max_lines=max_lines, keep=keep)
+    assert turn.lines == ["3 earlier events (seq 1-3) omitted"]
+    await store.complete_turn(turn, "")
+    await store.append_events(events(4, 9))
+    assert told((await store.begin_turn(ROOM, "$2", "")).lines) == [4, 5, 6, 7, 8, 9]
 
 
 async def test_marks_pass_what_the_rooms_filter_leaves_out(store: Store) -> None:
