@@ -338,7 +338,8 @@ async def open_database(path: Path, sled_id: str | None, begin_anew: BeginAnew |
     except OSError as error:
         raise translate(path, error) from error
     try:
-        return await _open_owned(file_itself(path), lock, sled_id, begin_anew)
+        # A process may go to another folder while the database is open.
+        return await _open_owned(file_itself(path).absolute(), lock, sled_id, begin_anew)
     except BaseException as error:
         lock.release()
         if isinstance(error, sqlite3.Error | OSError | UnicodeDecodeError):

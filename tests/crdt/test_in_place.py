@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from crdt import Store, StoreUnavailable, in_place
+from crdt import Store, StoreUnavailable, in_place, verify_database
+from tests.crdt.breakage import fail_after_commit
 from tests.crdt.samples import event
 
 
@@ -50,3 +51,23 @@ async def test_a_call_that_the_system_refuses_is_made_up_for(path: Path, monkeyp
     async with Store.open(path) as store:
         monkeypatch.setattr(in_place, "_statx", lambda *_: -1)
         assert await store.append_event(event()) == 1
+
+
+async def test_a_relative_path_means_the_folder_in_which_the_store_was_opened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, there = tmp_path / "here", tmp_path / "there"
+    for folder in (here, there):
+        folder.mkdir()
+        monkeypatch.chdir(folder)
+        async with Store.open("musher.db", sled_id="build-1", segment_events=2) as store:
+            await store.append_event(event())
+    monkeypatch.chdir(here)
+    async with Store.open("musher.db", segment_events=2) as store:
+        monkeypatch.chdir(there)
+        assert await store.append_event(event()) == 2
+        await store.housekeep()
+        assert (await store.statistics()).wal_bytes == (here / "musher.db-wal").stat().st_size
+        fail_after_commit(store)
+        assert await store.append_event(event()) == 3
+    assert [verify_database(folder / "musher.db").events for folder in (here, there)] == [3, 1]
