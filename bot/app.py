@@ -197,7 +197,6 @@ class _Running:
         self._health.register("sync", patience_s=PATIENCE_S)
         self._health.stale_after("sync", STALE_AFTER_S)
         self._health.register("model", required=False)
-        self._damaged = DamagedRooms(store, self._health)
         self._watch = Watch(store, self._health)
         self._store_trouble = Trouble("turn_postponed", level="error")
         self._deliveries = Deliveries(
@@ -209,6 +208,7 @@ class _Running:
             moved_to=self._moved_to,
             ended=self._metrics.delivery_ended,
         )
+        self._damaged = DamagedRooms(store, self._health, self._deliveries.wake)
         self._turns = Turns(
             store=store,
             model=MeasuredModel(model, self._metrics, self._health),
@@ -302,11 +302,15 @@ class _Running:
 
     async def _answer_next(self, session_id: str) -> bool:
         try:
-            more = await self._turns.answer_next(session_id)
+            return await self._answer_or_tell(session_id)
         except StoreUnavailable as error:
             self._store_trouble.met(str(error), session=session_id)
             await asyncio.sleep(STORE_RETRY_S)
             return True
+
+    async def _answer_or_tell(self, session_id: str) -> bool:
+        try:
+            more = await self._turns.answer_next(session_id)
         except StoreDamaged as error:
             await self._damaged.found(session_id, error)
             return False

@@ -165,9 +165,9 @@ async def test_a_damaged_room_is_told_of_once_and_the_others_go_on(rooms: Rooms,
         async with running(config) as started:
             for number in (2, 3, 4):
                 rooms.say(BAD, number)
+            await until(lambda: len(rooms.bodies(BAD)) == 2)
             rooms.say(GOOD, 5)
             await until(lambda: len(rooms.bodies(GOOD)) == 1)
-            await until(lambda: len(rooms.bodies(BAD)) == 2)
             assert rooms.bodies(BAD)[1] == texts.DAMAGED
             assert (await get(started.ingest_port, "/readyz"))[0] == 503
             assert "restore a backup" in (await parts(started))["sessions"]["last_error"]
