@@ -28,7 +28,7 @@ def back_up_database(
     Raises:
         BackupExists: there is such a file, and `force` is not set.
         StoreDamaged: the database is; no backup was written.
-        StoreNewer, StoreUnavailable: the database can't be read, or the backup can't be written.
+        StoreNewer, StoreUnavailable: the database can't be read, or the backup can't be written where it should be.
     """
     source, target = Path(path), Path(backup)
     _check_free(source, target, force)
@@ -53,11 +53,13 @@ def _check_free(source: Path, target: Path, force: bool) -> None:
     with translating(source):
         # Not by `resolve`, which fails where links lead round in a circle.
         itself = Path(os.path.realpath(source))
-        own = (itself, *left_beside(itself), lock_path(source))
+        own = (itself, *left_beside(itself), itself.with_name(f"{itself.name}-shm"), lock_path(itself))
     with translating(target):
-        may_replace = force and Path(os.path.realpath(target)) not in own
+        if Path(os.path.realpath(target)) in own:  # there or not: SQLite and the lock would take it for theirs
+            problem = "is the database itself, or has the name of a file that belongs to it"
+            raise StoreUnavailable(str(target), problem, "name another file for the backup")
         for there in filter(Path.exists, (target, *left_beside(target))):
-            if not may_replace:
+            if not force:
                 raise BackupExists(str(there))
             if not there.is_file():
                 raise StoreUnavailable(str(there), "is no file", "name another file for the backup")

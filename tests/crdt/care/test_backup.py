@@ -66,9 +66,26 @@ async def test_a_backup_overwrites_nothing_unless_told_to(full: Path, backup: Pa
     async with Store.open(full):
         for its_own in (full, full.with_name(f"{full.name}-wal"), lock_path(full)):
             before = await asyncio.to_thread(its_own.read_bytes)
-            with pytest.raises(BackupExists):
+            with pytest.raises(StoreUnavailable, match="name another file"):
                 await asyncio.to_thread(back_up_database, full, its_own, force=True)
             assert await asyncio.to_thread(its_own.read_bytes) == before
+
+
+@pytest.mark.parametrize("suffix", ["-wal", "-shm", "-journal", ".lock"])
+async def test_a_backup_takes_no_name_that_the_database_may_need(full: Path, suffix: str) -> None:
+    its_own = full.with_name(f"{full.name}{suffix}")
+    linked = full.with_name("linked")
+    linked.symlink_to(full.parent)
+    async with Store.open(full):
+        before = files(full.parent)
+        for folder in (full.parent, linked):
+            with pytest.raises(StoreUnavailable, match="name another file"):
+                await asyncio.to_thread(back_up_database, folder / full.name, its_own, force=True)
+        assert files(full.parent) == before
+    its_own.unlink(missing_ok=True)
+    with pytest.raises(StoreUnavailable, match="name another file"):
+        back_up_database(full, its_own)
+    assert not its_own.exists()
 
 
 async def test_a_backup_replaces_nothing_but_a_file(full: Path, backup: Path) -> None:
