@@ -383,7 +383,7 @@ async def open_read_only(path: Path) -> tuple[_Connection, State]:
         opening.check_presence(path, witness)
         if not path.exists():  # noqa: ASYNC240 - one stat of a local file
             raise StoreUnavailable(str(path), "does not exist", "check store.path, or start 'musher run' first")
-        opening.check_file(path)
+        opening.check_file_to_read(path)
         connection = await _connect(path, lambda connection: opening.check_schema(connection, path), read_only=True)
     except (sqlite3.Error, OSError, UnicodeDecodeError) as error:
         raise translate(path, error) from error

@@ -11,7 +11,7 @@ import structlog
 
 from crdt import schema, settings, soundness
 from crdt.errors import SledMismatch, StoreDamaged, StoreNewer, StoreUnavailable
-from crdt.owner import Witness, lock_path
+from crdt.owner import Witness, is_owned_here, lock_path
 from crdt.state import State, new_state, read_state, write_state
 
 log = structlog.get_logger(__name__)
@@ -40,6 +40,16 @@ def check_file(path: Path) -> None:
         )
     if header and not _FILE_FORMATS.issuperset(header[18:20]):  # SQLite would take it for one that can't be written
         raise StoreDamaged(str(path), "the file format in its header was altered")
+
+
+def check_file_to_read(path: Path) -> None:
+    """Do as `check_file`, but leave alone what this process owns, and so has checked.
+
+    The locks that SQLite holds on a file go when the process closes any descriptor of it
+    (https://sqlite.org/howtocorrupt.html): another program could take the WAL away from under the owner then.
+    """
+    if not is_owned_here(path):
+        check_file(path)
 
 
 def check_only_name(path: Path) -> None:

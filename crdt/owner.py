@@ -23,6 +23,8 @@ log = structlog.get_logger(__name__)
 
 _OWNER_WIDTH = 24
 _WITNESS_OFFSET = _OWNER_WIDTH
+_held_here: set[tuple[int, int]] = set()
+"""The lock files that this process holds, by device and number."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +52,8 @@ class OwnerLock:
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
+        self._file = _device_and_number(os.fstat(descriptor))
+        _held_here.add(self._file)
 
     @classmethod
     def acquire(cls, database: Path) -> OwnerLock:
@@ -91,7 +95,20 @@ class OwnerLock:
 
     def release(self) -> None:
         """Let go of the lock; the file stays, for its witness."""
+        _held_here.discard(self._file)
         os.close(self._descriptor)
+
+
+def is_owned_here(database: Path) -> bool:
+    """Tell whether this process owns the database."""
+    try:
+        return _device_and_number(lock_path(database).stat()) in _held_here
+    except OSError:  # without a lock file nobody owns it
+        return False
+
+
+def _device_and_number(status: os.stat_result) -> tuple[int, int]:
+    return status.st_dev, status.st_ino
 
 
 def read_witness(database: Path) -> Witness | None:

@@ -51,7 +51,7 @@ def reading(path: Path, *, older: bool = False) -> Iterator[sqlite3.Connection]:
         if not path.is_file():
             problem = "is no file" if path.exists() else "does not exist"
             raise StoreUnavailable(str(path), problem, "check the path")
-        opening.check_file(path)
+        opening.check_file_to_read(path)
         with closing(connect(path, "ro")) as connection:
             opening.check_schema(connection, path)
             found: int = connection.execute("PRAGMA user_version").fetchone()[0]

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import subprocess
+import sys
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
@@ -17,6 +20,8 @@ from crdt import (
     StoreNewer,
     StoreReader,
     StoreUnavailable,
+    back_up_database,
+    verify_database,
 )
 from tests.crdt.samples import OTHER_ROOM, ROOM, alter, event, events
 
@@ -50,6 +55,37 @@ async def test_a_reader_pages_through_the_log_as_the_store_does(path: Path) -> N
         async with StoreReader.open(path) as reader:
             for after, limit in [(0, 3), (0, 1000), (19, 5), (24, 4), (25, 1), (30, 5), (99, 5), (0, 0)]:
                 assert await reader.read_events(after, limit) == await store.read_events(after, limit)
+
+
+async def read_beside(path: Path) -> None:
+    async with StoreReader.open(path) as reader:
+        await reader.read_events()
+
+
+def verify_beside(path: Path) -> None:
+    verify_database(path)
+
+
+def back_up_beside(path: Path) -> None:
+    back_up_database(path, path.with_name("backup.db"))
+
+
+@pytest.mark.parametrize("look_beside", [read_beside, verify_beside, back_up_beside])
+async def test_who_reads_in_the_owners_process_takes_no_lock_from_it(
+    path: Path, look_beside: Callable[[Path], Awaitable[None] | None]
+) -> None:
+    another_program = (
+        f"import sqlite3; connection = sqlite3.connect({str(path)!r})\n"
+        "connection.execute('SELECT * FROM state').fetchall(); connection.close()"
+    )
+    async with Store.open(path) as store:
+        await store.append_event(event(1))
+        if (looking := look_beside(path)) is not None:
+            await looking
+        # The last to leave moves the WAL into the file, and deletes it.
+        await asyncio.to_thread(subprocess.run, [sys.executable, "-c", another_program], check=True)
+        assert path.with_name(f"{path.name}-wal").exists()
+        assert await store.append_event(event(2)) == 2
 
 
 async def test_a_reader_needs_no_running_store(path: Path) -> None:
