@@ -7,6 +7,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from crdt.care.files import check_is_there, translating
 from crdt.care.progress import Progress, unwatched
 from crdt.care.pruning import prune
 from crdt.care.renewal import begin_anew
@@ -15,6 +16,7 @@ from crdt.database import Database, open_database
 from crdt.documents import Documents
 from crdt.errors import StoreDamaged
 from crdt.event_log import EventLog
+from crdt.owner import read_witness
 from crdt.segments import Retention
 
 
@@ -36,7 +38,7 @@ async def compact_database(
     retention_days: float | None = None,
     progress: Progress = unwatched,
 ) -> Compacted:
-    """Compact a database that nobody has open. All of it is verified before anything is deleted.
+    """Compact a database that nobody has open, and that is there. All of it is verified before anything is deleted.
 
     Raises:
         StoreBusy: a process owns it.
@@ -44,6 +46,8 @@ async def compact_database(
         StoreFull, StoreNewer, StoreUnavailable: it can't be opened, or there is no room to write it anew.
     """
     retention = Retention(retention_events, retention_days)
+    with translating(Path(path)):
+        check_is_there(Path(path), read_witness(Path(path)))
     database = await open_database(Path(path), None, begin_anew)
     try:
         bytes_before = await database.read(_size)

@@ -13,7 +13,7 @@ from crdt import opening, schema
 from crdt.care.progress import Progress
 from crdt.database import in_snapshot
 from crdt.errors import StoreUnavailable, translate
-from crdt.owner import read_witness
+from crdt.owner import Witness, read_witness
 from crdt.state import State
 
 COPIED_PAGES: Final = 1024
@@ -38,6 +38,14 @@ def translating(path: Path) -> Iterator[None]:
         raise translate(path, error) from error
 
 
+def check_is_there(path: Path, witness: Witness | None) -> None:
+    """Refuse to care for what is no file."""
+    opening.check_presence(path, witness)
+    if not path.is_file():
+        problem = "is no file" if path.exists() else "does not exist"
+        raise StoreUnavailable(str(path), problem, "check the path")
+
+
 @contextmanager
 def reading(path: Path, *, older: bool = False) -> Iterator[sqlite3.Connection]:
     """Open a database to be read, beside its owner; with `older` also one that an older Musher wrote.
@@ -47,10 +55,7 @@ def reading(path: Path, *, older: bool = False) -> Iterator[sqlite3.Connection]:
     """
     with translating(path):
         witness = read_witness(path)
-        opening.check_presence(path, witness)
-        if not path.is_file():
-            problem = "is no file" if path.exists() else "does not exist"
-            raise StoreUnavailable(str(path), problem, "check the path")
+        check_is_there(path, witness)
         opening.check_file_to_read(path)
         with closing(connect(path, "ro")) as connection:
             opening.check_schema(connection, path)

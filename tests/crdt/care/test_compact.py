@@ -11,6 +11,7 @@ from crdt import (
     StoreBusy,
     StoreDamaged,
     StoreReader,
+    StoreUnavailable,
     compact_database,
     verify_database,
 )
@@ -59,3 +60,10 @@ async def test_nothing_is_compacted_beside_the_owner_or_when_damaged(full: Path)
     with pytest.raises(StoreDamaged, match="snapshot of document log/build-1/2"):
         await compact_database(full, segment_events=5, retention_events=1)
     assert look(full, "SELECT * FROM ops") == before
+
+
+async def test_what_is_not_there_is_not_made_to_be_compacted(tmp_path: Path) -> None:
+    path = tmp_path / "folder" / "musher.db"
+    with pytest.raises(StoreUnavailable, match="does not exist"):
+        await compact_database(path, segment_events=5)
+    assert list(tmp_path.iterdir()) == []  # noqa: ASYNC240 - nothing else is under way
