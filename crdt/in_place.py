@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Final
 
 from crdt.errors import StoreUnavailable
+from crdt.owner import lock_path
 
 Files = dict[bytes, tuple[int, ...] | None]
-"""Which files stand under the names of a database and its WAL: number and device; `None` where there is none."""
+"""Which files stand under the names of a database, its WAL and its lock: number and device; `None` for no file."""
 
 _AT_FDCWD: Final = -100
 _STATX_INO: Final = 0x100
@@ -26,18 +27,19 @@ _statx: Final = getattr(ctypes.CDLL(None), "statx", None)
 
 
 def files_of(path: Path) -> Files:
-    """Find out which files a database and its WAL are."""
-    return {name: _file_at(name) for name in (os.fsencode(path), os.fsencode(f"{path}-wal"))}
+    """Find out which files a database, its WAL and its lock are."""
+    names = [os.fsencode(file) for file in (path, f"{path}-wal", lock_path(path))]
+    return {name: _file_at(name) for name in names}
 
 
 def check_in_place(path: Path, files: Files) -> None:
     """Refuse to write into files that were moved, deleted or replaced since they were opened: no start would find it.
 
-    SQLite itself looks only at files that have no WAL.
+    SQLite itself looks only at files that have no WAL. Without its lock in place, another process may own the database.
     """
     for name, file in files.items():
         if _file_at(name) != file:
-            problem = "or its WAL was moved, deleted or replaced while it was open"
+            problem = "or its WAL or lock was moved, deleted or replaced while it was open"
             raise StoreUnavailable(str(path), problem, "put it back, or start Musher again")
 
 

@@ -30,7 +30,7 @@ def test_files_are_told_by_number_and_device(tmp_path: Path, name: str) -> None:
     path.write_bytes(b"")
     status = path.stat()
     number_and_device = (status.st_ino, os.major(status.st_dev), os.minor(status.st_dev))
-    assert list(in_place.files_of(path).values()) == [number_and_device, None]
+    assert list(in_place.files_of(path).values()) == [number_and_device, None, None]
 
 
 @pytest.mark.usefixtures("call")

@@ -225,7 +225,7 @@ async def test_a_database_with_a_second_name_is_refused(path: Path) -> None:
         assert await store.append_event(event()) == 2
 
 
-@pytest.mark.parametrize("suffix", ["", "-wal"])
+@pytest.mark.parametrize("suffix", ["", "-wal", ".lock"])
 async def test_nothing_is_acknowledged_into_a_file_that_was_moved_away(path: Path, suffix: str) -> None:
     file, elsewhere = path.with_name(path.name + suffix), path.with_name("elsewhere")
     async with Store.open(path) as store:
@@ -248,6 +248,20 @@ async def test_nothing_is_acknowledged_into_a_file_that_was_replaced(path: Path)
         copy.replace(path)
         with pytest.raises(StoreUnavailable, match="moved, deleted or replaced"):
             await store.append_event(event())
+
+
+async def test_who_lost_the_lock_file_writes_nothing_beside_the_next_owner(path: Path) -> None:
+    async with Store.open(path) as store:
+        await store.append_event(event())
+        lock_path(path).unlink()
+        async with Store.open(path) as next_owner:
+            for number in range(2, 5):
+                assert await next_owner.append_event(event()) == number
+        for _ in range(2):
+            with pytest.raises(StoreUnavailable, match="lock was moved, deleted or replaced"):
+                await store.append_event(event())
+    async with Store.open(path) as store:
+        assert len(await store.read_events()) == 4
 
 
 async def test_a_folder_that_is_gone_for_a_while_is_an_error_that_passes(path: Path) -> None:
