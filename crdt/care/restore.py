@@ -50,6 +50,8 @@ def restore_database(path: str | Path, backup: str | Path, *, progress: Progress
             raise StoreUnavailable(str(source), "is the database itself", "name a file that 'musher db backup' wrote")
         if place.exists() and not place.is_file():
             raise StoreUnavailable(str(place), "is no file", "point store.path at the database file")
+        if os.path.realpath(_unfinished(place)) == os.path.realpath(source):
+            raise StoreUnavailable(str(source), "has the name of what a restore has not finished", "rename it first")
         place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         lock = OwnerLock.acquire(place)
     try:
@@ -58,8 +60,12 @@ def restore_database(path: str | Path, backup: str | Path, *, progress: Progress
         lock.release()
 
 
+def _unfinished(place: Path) -> Path:
+    return place.with_name(f"{place.name}.restoring")
+
+
 def _restore(place: Path, source: Path, lock: OwnerLock, progress: Progress) -> Restored:
-    made = place.with_name(f"{place.name}.restoring")
+    made = _unfinished(place)
     try:
         with reading(source, older=True) as connection, translating(place):
             copy(connection, made, progress, "copying")

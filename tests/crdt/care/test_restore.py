@@ -26,7 +26,7 @@ from crdt.owner import lock_path
 from crdt.settings import BACKUP_MADE_AT_MS, RESTORED_AT_MS
 from tests.crdt.care.life import contents, files, mode
 from tests.crdt.disk import Call, library, watched
-from tests.crdt.samples import ROOM, event, events, look, message
+from tests.crdt.samples import ROOM, alter, event, events, look, message
 
 
 async def test_a_restored_backup_has_equal_content_and_no_open_work(full: Path, backup: Path) -> None:
@@ -145,6 +145,16 @@ async def test_a_damaged_backup_replaces_nothing(full: Path, backup: Path) -> No
         with pytest.raises(StoreUnavailable):
             restore_database(full, wrong)
     assert not [name for name in files(full.parent) if "restoring" in name or "replaced" in name]
+
+
+async def test_a_backup_with_the_name_of_an_unfinished_restore_is_left_alone(full: Path) -> None:
+    backup = full.with_name(f"{full.name}.restoring")
+    back_up_database(full, backup)
+    alter(backup, "UPDATE snapshots SET packed_data = zeroblob(40) WHERE doc_id = 2")
+    before = files(full.parent)
+    with pytest.raises(StoreUnavailable, match="rename it"):
+        restore_database(full, backup)
+    assert files(full.parent) == before
 
 
 async def test_a_restore_that_is_broken_off_is_named_and_can_be_repeated(
