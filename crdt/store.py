@@ -67,15 +67,16 @@ class Store(Lifetime):
     ) -> Store:
         """Name the database to open; it is opened by `async with`, and made if there is none.
 
-        `sled_id` is needed only to choose it at the first opening or to insist on it later. Retention keeps at least
-        `retention_events` events and `retention_days` days, dropping whole segments of `segment_events`.
+        `sled_id` is needed only to choose it at the first opening or to insist on it later; an empty one does neither.
+        Retention keeps at least `retention_events` events and `retention_days` days, dropping whole segments of
+        `segment_events`.
 
         Raises (on entering):
             StoreBusy, StoreDamaged, StoreNewer, SledMismatch, StoreUnavailable: nothing was changed.
         """
         if segment_events < 1:
             raise ValueError(f"segment_events must be at least 1, not {segment_events}")
-        store = cls(Path(path), sled_id, segment_events, Retention(retention_events, retention_days))
+        store = cls(Path(path), sled_id or None, segment_events, Retention(retention_events, retention_days))
         store._on_step = on_step or _pass
         return store
 

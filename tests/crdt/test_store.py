@@ -130,6 +130,13 @@ async def test_an_error_inside_the_block_closes_the_store(path: Path) -> None:
         assert len(await store.read_events()) == 1
 
 
+async def test_a_sled_without_a_name_is_the_one_that_the_database_keeps(path: Path) -> None:
+    async with Store.open(path, sled_id="") as store:
+        made = store.sled_id
+    async with Store.open(path, sled_id="") as store:
+        assert store.sled_id == made != ""
+
+
 def test_segments_of_no_events_are_refused(path: Path) -> None:
     with pytest.raises(ValueError, match="segment_events must be at least 1"):
         Store.open(path, segment_events=0)
