@@ -291,6 +291,9 @@ class Machine:
             raise Unreadable(f"decrypting failed: {error}", waits="index" in str(error)) from error
         if not isinstance(payload, dict) or payload.get("room_id") != event.room_id:
             raise Unreadable("it was written for another room", waits=False)
+        if payload.get("type") == "m.room.redaction":
+            # The homeserver, which alone knows who may take what back, has not seen that it is one.
+            raise Unreadable("it is a redaction that nobody has checked", waits=False)
         place = (session.sender_key, session.id, index)
         if self.olm.message_index_store.setdefault(place, event.event_id) != event.event_id:
             raise Unreadable("it repeats another event", waits=False)

@@ -39,6 +39,15 @@ async def test_what_another_musher_says_is_not_even_decrypted(
     assert bot.encryption.counts.decrypted == 1
 
 
+async def test_a_redaction_that_is_encrypted_takes_nothing_back(bot: Bot, alice: NioPerson, room: str) -> None:
+    """No homeserver has seen whether its sender may do that."""
+    taken = {"redacts": "$of-somebody-else"}
+    await alice.client.room_send(room, "m.room.redaction", taken, ignore_unverified_devices=True)
+    await alice.say(room, "still here?")
+    await bot.until_heard("still here?")
+    assert [batch.redactions for batch in bot.batches if batch.redactions] == []
+
+
 async def test_both_directions_work_after_a_restart_and_messages_from_in_between_arrive(
     bot: Bot, alice: NioPerson, room: str
 ) -> None:
