@@ -98,7 +98,7 @@ async def find_own(wire: Wire, room_id: str, delivery_id: str) -> str | None:
     for _ in range(MOST_PAGES):
         answer = await _page(wire, room_id, query)
         for event in wire.list_in(answer, "chunk"):
-            if _carries(event, delivery_id):
+            if _carries(event, wire.user_id, delivery_id):
                 return str(event["event_id"])
         end = answer.get("end")
         if not isinstance(end, str) or end == query.get("from"):
@@ -134,8 +134,10 @@ async def _why_forbidden(wire: Wire, error: Forbidden) -> Forbidden | NotInRoom 
     return RoomReplaced(error.room_id) if (tombstone or {}).get("replacement_room") else error
 
 
-def _carries(event: object, delivery_id: str) -> bool:
+def _carries(event: object, sender: str, delivery_id: str) -> bool:
     if not isinstance(event, dict) or not isinstance(event.get("event_id"), str):
+        return False
+    if event.get("sender") != sender:  # conduwuit, among others, does not know the filter's senders
         return False
     content = event.get("content")
     return isinstance(content, dict) and content.get(DELIVERY_ID_FIELD) == delivery_id

@@ -51,6 +51,18 @@ async def test_a_message_of_its_own_is_found_by_its_delivery(bot: MatrixClient, 
     assert await bot.find_own(room, "d2") is None
 
 
+async def test_somebody_elses_event_with_the_same_mark_is_not_its_own(
+    fake: FakeHomeserver, faked_bot: MatrixClient
+) -> None:
+    """Some homeservers pass over the senders in a filter; and two Mushers that answer one message mark it alike."""
+    content = text("hello", **{DELIVERY_ID_FIELD: "d1"})
+    others = {"event_id": "$other", "sender": "@other:fake", "content": content}
+    fake.routes["/messages"] = lambda _: {"chunk": [others]}
+    assert await faked_bot.find_own("!room:fake", "d1") is None
+    fake.routes["/messages"] = lambda _: {"chunk": [others, others | {"event_id": "$own", "sender": faked_bot.user_id}]}
+    assert await faked_bot.find_own("!room:fake", "d1") == "$own"
+
+
 async def test_a_strange_history_holds_no_delivery(fake: FakeHomeserver, faked_bot: MatrixClient) -> None:
     fake.routes["/messages"] = lambda _: {
         "chunk": [None, {"event_id": 4}, {"event_id": "$a", "content": []}],
