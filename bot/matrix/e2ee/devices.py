@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import AsyncIterator, Collection, Iterable, Iterator
 from typing import Any, Final, TypeVar
@@ -27,6 +28,8 @@ DEVICES_A_REQUEST: Final = 50
 """A message for each, sealed, is about 2 kB: far below any server's limit. Also how many are saved in one commit."""
 USERS_A_QUERY: Final = 1000
 """The answer has some 2 kB for each."""
+COUNT_EVERY_S: Final = 600.0
+"""How often at most the server is asked for the count that it does not tell."""
 RETRY_AFTER_S: Final = 60.0
 """Before a server that gave no answer, or a device without one-time keys, is asked again."""
 _REMOTE_TIMEOUT_MS: Final = 8_000
@@ -44,6 +47,7 @@ class Devices:
         self._fresh: set[str] = set()
         self._changes: dict[str, int] = {}
         self._asked_in_vain: dict[str, float] = {}
+        self._counted_at = -math.inf
 
     def changed(self, users: Iterable[str]) -> None:
         """The server says that these users' devices are not what they were."""
@@ -149,6 +153,19 @@ class Devices:
             return keys is not None or bool(machine.without_session(set()) or machine.olm.outgoing_to_device_messages)
 
         return await machine.vault.run(have_errands)
+
+    async def count_keys(self) -> KeysLeft | None:
+        """Ask for what the server still has; `None` where that was asked a short while ago.
+
+        Conduit and its kin, and Dendrite, leave the count out of a sync both when it is zero and when it is as before.
+        """
+        now = time.monotonic()
+        if now - self._counted_at < COUNT_EVERY_S:
+            return None
+        self._counted_at = now
+        counts = _object((await self._wire.post("keys", "upload", body={}, patience=USUAL)).get("one_time_key_counts"))
+        one_time = counts.get("signed_curve25519", 0)
+        return KeysLeft(one_time, fallback=True) if isinstance(one_time, int) else None
 
     async def upload(self, left: KeysLeft | None) -> None:
         """Give the server what it lacks of this device's keys. `left`: what it still has, as far as that is known.

@@ -155,7 +155,7 @@ class Encryption:
             if event.kind.startswith("m.key.verification."):
                 await self._verify(event)
         try:
-            left = _keys_left(answer)
+            left = _keys_left(answer) or await self._devices.count_keys()
             if await self._devices.have_errands(left):
                 await self._upload_keys(left)
                 await self._devices.begin_sessions(set())

@@ -106,6 +106,17 @@ async def test_a_count_that_a_server_leaves_out_means_none(bot: Bot, alice: NioP
     assert (await left(bot))[0] == 50
 
 
+async def test_a_pool_of_which_no_sync_tells_is_filled_again(
+    bot: Bot, alice: NioPerson, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Several homeservers leave out the count itself once it is zero. It is asked for, though not at each sync."""
+    await drain(alice, bot)
+    await bot.encryption.receive({}, None)
+    assert (await left(bot))[0] == 50
+    monkeypatch.setattr(bot.client._wire, "post", None)
+    await bot.encryption.receive({}, None)
+
+
 async def test_whoever_comes_while_the_pool_is_drained_and_the_bot_down_is_read(
     bot: Bot, alice: NioPerson, make_nio: PersonMaker
 ) -> None:
