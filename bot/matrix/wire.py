@@ -48,6 +48,8 @@ LONGEST_PAUSE_S: Final = 900.0
 LONGEST_REASON: Final = 300
 """Characters of a server's own words that go into an error."""
 
+_REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
+"""Those that aiohttp follows."""
 _LOGGED_OUT: Final = frozenset({"M_UNKNOWN_TOKEN", "M_MISSING_TOKEN", "M_USER_LOCKED", "M_USER_DEACTIVATED"})
 _SUSPENDED: Final = frozenset({"M_RESOURCE_LIMIT_EXCEEDED", "M_CONSENT_NOT_GIVEN", "M_USER_SUSPENDED"})
 """A server that is closed or full for a while, and an account that waits for somebody's word: both take it later."""
@@ -161,6 +163,8 @@ class Wire:
                 return response.status, response.headers, await response.read()
         except (InvalidURL, NonHttpUrlClientError) as error:
             raise NotAHomeserver(self.homeserver or "(nothing)", "that is no http or https URL") from error
+        except _Redirected as error:
+            raise Unreachable(self.homeserver, str(error), error.status) from error
         except TimeoutError as error:
             raise Unreachable(self.homeserver, f"no answer within {timeout_s:g} s") from error
         except (ClientError, OSError) as error:
@@ -203,14 +207,27 @@ class Wire:
         return Refused(self.homeserver, errcode, message)
 
 
+class _Redirected(ClientError):
+    """The answer is a redirect. Followed, a POST becomes a GET, and the access token is left out."""
+
+    def __init__(self, response: ClientResponse) -> None:
+        self.status = response.status
+        location = " ".join(response.headers.get("Location", "").split())[:LONGEST_REASON]
+        super().__init__(f"HTTP status {self.status}, a redirect to {location or 'nowhere'}")
+
+
 async def _once(request: ClientRequest, handler: ClientHandlerType) -> ClientResponse:
-    """Keep aiohttp from repeating by itself, and at once, what met a connection that broke: it does so by the class."""
+    """Keep aiohttp from following redirects, and from repeating, at once, what met a connection that broke."""
     try:
-        return await handler(request)
+        response = await handler(request)
     except ClientConnectorError:  # not repeated
         raise
     except ClientConnectionError as error:
         raise ClientError(str(error) or type(error).__name__) from error
+    if response.status in _REDIRECTS:
+        response.close()
+        raise _Redirected(response)
+    return response
 
 
 def _path(parts: tuple[str, ...], query: Mapping[str, str] | None = None) -> str:

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import aiohttp
 import pytest
+from aiohttp import web
 from structlog.testing import capture_logs
 
 from bot.matrix.errors import LoggedOut, LoginRefused, NotAHomeserver, RateLimited, StillLoggedIn, Unreachable
@@ -175,6 +176,19 @@ async def test_an_address_without_a_homeserver_is_named(
     fake.routes["/versions"] = lambda _: answer
     with pytest.raises(NotAHomeserver, match=rf"{fake.url} is no Matrix homeserver.*matrix\.homeserver"):
         await open_client(fake.credentials).connect()
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+async def test_an_address_that_only_leads_to_the_homeserver_is_named(
+    status: int, fake: FakeHomeserver, open_client: Opener
+) -> None:
+    """Followed, a login would become a GET, and the next request would go without its token."""
+    async with FakeHomeserver() as moved:
+        elsewhere = {"Location": f"{fake.url}/_matrix/client/versions"}
+        moved.routes["/versions"] = lambda _: web.Response(status=status, headers=elsewhere)
+        with pytest.raises(NotAHomeserver, match=rf"{moved.url} is no.*HTTP status {status}.*{fake.url}/.*homeserver"):
+            await open_client(Credentials(moved.url, USER, "secret")).connect()
+    assert fake.requests == []
 
 
 @pytest.mark.parametrize("url", ["not a url", "ftp://example.org", "http://", ""])

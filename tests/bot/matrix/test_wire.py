@@ -56,6 +56,14 @@ async def test_who_does_not_know_a_request_about_a_room_is_not_the_homeserver(
     assert isinstance(await failure(wire, fake, lambda _: error(status, "M_UNRECOGNIZED")), Unreachable)
 
 
+@pytest.mark.parametrize("location", ["/elsewhere", "https://login.example.org/", "http://[", ""])
+async def test_a_redirect_is_not_followed(location: str, wire: Wire, fake: FakeHomeserver) -> None:
+    """Whoever sends it stands before the homeserver for a while."""
+    answer = web.Response(status=302, headers={"Location": location})
+    assert isinstance(await failure(wire, fake, lambda _: answer), Unreachable)
+    assert fake.asked("/elsewhere") == []
+
+
 async def test_an_answer_that_breaks_off_is_no_answer(wire: Wire, fake: FakeHomeserver) -> None:
     assert isinstance(await failure(wire, fake, truncated), Unreachable)
 
