@@ -8,6 +8,7 @@ into an error that would come again for ever.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
 from time import time
@@ -45,9 +46,13 @@ REQUEST_TIMEOUT_S: Final = 60.0
 DEFAULT_PAUSE_S: Final = 5.0
 LONGEST_PAUSE_S: Final = 900.0
 """The longest pause that a server, or a proxy before it, can ask for: a slip of theirs must not silence the bot."""
+DEEPEST: Final = 200
+"""Levels of JSON in an answer that Python's parser did not take whole; it takes 990 or more."""
 LONGEST_REASON: Final = 300
 """Characters of a server's own words that go into an error."""
 
+_BRACKETS: Final = re.compile(rb'[^"\[\]{}]++|"(?:[^"\\]++|\\.)*+"?|.', re.DOTALL)
+"""Of JSON: what holds no bracket, a string, and whatever is left: a bracket."""
 _REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
 """Those that aiohttp follows."""
 _LOGGED_OUT: Final = frozenset({"M_UNKNOWN_TOKEN", "M_MISSING_TOKEN", "M_USER_LOCKED", "M_USER_DEACTIVATED"})
@@ -238,9 +243,35 @@ def _path(parts: tuple[str, ...], query: Mapping[str, str] | None = None) -> str
 def _parse(raw: bytes) -> dict[str, Any] | None:
     try:
         answer = json.loads(raw)
-    except (ValueError, RecursionError):  # no JSON, or JSON nested deeper than any homeserver would accept
-        return None
+    except (ValueError, RecursionError):
+        answer = _parse_strange(raw)
     return answer if isinstance(answer, dict) else None
+
+
+def _parse_strange(raw: bytes) -> object:
+    """Parse JSON but for what is nested too deep or too long a number for Python's parser; `None` if it is no JSON.
+
+    Others' parsers take more, and whoever sent such a thing would have the same sync fail for ever.
+    """
+    try:
+        return json.loads(_without_depths(raw), parse_int=lambda digits: int(digits) if len(digits) < 20 else None)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _without_depths(raw: bytes) -> bytes:
+    """The same JSON with `null` for what is nested deeper than `DEEPEST`."""
+    kept, begin, depth = bytearray(), 0, 0
+    for token in _BRACKETS.finditer(raw):
+        if token.group() in (b"[", b"{"):
+            depth += 1
+            if depth == DEEPEST:
+                kept += raw[begin : token.start()] + b"null"
+        elif token.group() in (b"]", b"}"):
+            if depth == DEEPEST:
+                begin = token.end()
+            depth -= 1
+    return bytes(kept + raw[begin:] if depth < DEEPEST else kept)
 
 
 def _text(value: object) -> str:

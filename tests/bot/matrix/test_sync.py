@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 import pytest
+from aiohttp import web
 from structlog.testing import capture_logs
 
 from bot.matrix.client import MatrixClient
@@ -221,6 +222,21 @@ async def test_a_strange_event_costs_nothing_but_itself(fake: FakeHomeserver, fa
     ]
     fake.routes["/sync"] = lambda _: synced(message(1), *strange, message(4))
     assert bodies(await faked_bot.sync("s1", 0)) == ["message 1", "message 4"]
+
+
+@pytest.mark.parametrize(
+    "strange",
+    ["[" * 50_000 + "]" * 50_000, '{"a":' * 50_000 + '"]\\""' + "}" * 50_000, "1" * 5_000],
+    ids=["list", "object", "number"],
+)
+async def test_what_another_server_parses_and_we_do_not_costs_nothing_but_itself(
+    strange: str, fake: FakeHomeserver, faked_bot: MatrixClient
+) -> None:
+    """Anybody can send such content to a device; and how deep is too deep depends on what parses it."""
+    there = json.dumps(synced(message(1), message(2, content="HERE"), message(3)) | {"to_device": {"events": ["HERE"]}})
+    answer = there.replace('"HERE"', strange)
+    fake.routes["/sync"] = lambda _: web.Response(text=answer, content_type="application/json")
+    assert bodies(await faked_bot.sync("s1", 0)) == ["message 1", "message 3"]
 
 
 @pytest.mark.parametrize(
