@@ -117,4 +117,4 @@ def _id(events: Events) -> object:
 
 def _unknown(page: Events, later: Events) -> Iterator[dict[str, Any]]:
     known = {event_id for event in later if isinstance(event_id := event.get("event_id"), str)}
-    return (event for event in page if event.get("event_id") not in known)
+    return (event for event in page if not (isinstance(event_id := event.get("event_id"), str) and event_id in known))

@@ -94,7 +94,7 @@ async def test_a_server_that_gives_empty_pages_for_ever_is_left(fake: FakeHomese
 
 async def test_pages_that_overlap_bring_no_message_twice(fake: FakeHomeserver, faked_bot: MatrixClient) -> None:
     pages: dict[str, Answer] = {
-        "p0": {"chunk": [message(4), message(3), None, message(2)], "end": "p1"},
+        "p0": {"chunk": [message(4), message(3), None, message(0, event_id=[]), message(2)], "end": "p1"},
         "p1": {"chunk": [message(2), message(1)], "end": "p1"},
     }
     fake.routes["/sync"] = lambda _: synced(message(4), message(5), limited=True, prev_batch="p0")
