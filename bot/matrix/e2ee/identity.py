@@ -185,7 +185,7 @@ def judge(at_server: Json, user_id: str, device_id: str) -> SeenKeys:
     return SeenKeys(
         user_id=user_id,
         device_id=device_id,
-        device_key=(device.get("keys") or {}).get(f"ed25519:{device_id}") if device else None,
+        device_key=_text(_object(_object(device).get("keys")).get(f"ed25519:{device_id}")),
         master_key=master,
         identity_is_whole=master is not None
         and all(
@@ -200,14 +200,21 @@ def judge(at_server: Json, user_id: str, device_id: str) -> SeenKeys:
 
 def own_identity(at_server: Json, user_id: str) -> dict[str, Any]:
     """The public identity of a user in the answer to a key query, under the names of an upload."""
-    return {f"{usage}_key": (at_server.get(f"{usage}_keys") or {}).get(user_id) for usage in _USAGES}
+    return {f"{usage}_key": _object(at_server.get(f"{usage}_keys")).get(user_id) for usage in _USAGES}
 
 
 def _device(at_server: Json, user_id: str, device_id: str) -> Json | None:
-    device = (at_server.get("device_keys") or {}).get(user_id, {}).get(device_id)
+    device = _object(_object(at_server.get("device_keys")).get(user_id)).get(device_id)
     return device if isinstance(device, dict) else None
 
 
 def _key(entry: object) -> str | None:
-    keys = entry.get("keys") if isinstance(entry, dict) else None
-    return next(iter(keys.values()), None) if isinstance(keys, dict) else None
+    return _text(next(iter(_object(_object(entry).get("keys")).values()), None))
+
+
+def _object(value: object) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) else None

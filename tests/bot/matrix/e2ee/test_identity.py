@@ -17,7 +17,7 @@ from structlog.testing import capture_logs
 
 from bot.matrix import KeysLost, KeysUnavailable, PickleKeyWrong
 from bot.matrix.e2ee import encryption
-from bot.matrix.e2ee.identity import Seeds
+from bot.matrix.e2ee.identity import Seeds, judge
 from bot.matrix.e2ee.json_signing import is_signed
 from bot.matrix.e2ee.model import KeysLeft
 from bot.matrix.errors import PasswordAsked
@@ -139,6 +139,20 @@ async def test_a_login_that_was_ended_is_renewed_with_the_same_keys(bot: Bot, al
     await bot.sync()
     await bot.say(room, "here again")
     await alice.until_heard("here again")
+
+
+@pytest.mark.parametrize("odd", [None, [], 4, "x", {}, {"keys": 4}, {"keys": {"ed25519:SLED": 4}}], ids=str)
+@pytest.mark.parametrize("deep", [True, False])
+def test_of_a_strange_answer_about_keys_nothing_is_made(odd: object, deep: bool) -> None:
+    user = "@musher:fake"
+    names = ("device_keys", "master_keys", "self_signing_keys", "user_signing_keys")
+    answer: dict[str, Any] = {name: {user: odd} if deep else odd for name in names}
+    if deep:
+        answer["device_keys"][user] = {"SLED": odd}
+    seen = judge(answer, user, "SLED")
+    assert not seen.trusted
+    assert (seen.device_key, seen.master_key) == (None, None)
+    assert judge({"device_keys": {user: odd}}, user, "SLED") == judge({}, user, "SLED")
 
 
 async def test_an_identity_of_somebody_else_is_replaced_by_password(bot: Bot, alice: NioPerson) -> None:
