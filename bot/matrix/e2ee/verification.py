@@ -44,6 +44,8 @@ class _Open:
     began: float = field(default_factory=time.monotonic)
     sas: vodozemac.Sas = field(default_factory=vodozemac.Sas)
     own_key: str = ""
+    start: Json | None = None
+    their_key: str | None = None
     established: vodozemac.EstablishedSas | None = None
 
 
@@ -57,7 +59,10 @@ class _Cancelled(Exception):
 
 
 class Verifications:
-    """Answers verifications. `admins` may start one; everybody else's are declined."""
+    """Answers verifications. `admins` may start one; everybody else's are declined.
+
+    A step that comes again is answered again: the sync that brought it is repeated where the answer could not be sent.
+    """
 
     def __init__(self, machine: Machine, devices: Devices, admins: frozenset[str], identity: Identity) -> None:
         self._machine = machine
@@ -133,12 +138,13 @@ class Verifications:
     async def _started(self, event: ToDevice, transaction_id: str) -> None:
         content = event.content
         begun = await self._begin(event, transaction_id)
-        if begun.own_key:
+        if begun.start not in (None, content):
             raise _Cancelled("m.unexpected_message", "it has been started already")
         fits = content["method"] == _METHOD and _AGREEMENT in content["key_agreement_protocols"]
         if not (fits and _HASH in content["hashes"] and _MAC in content["message_authentication_codes"]):
             raise _Cancelled("m.unknown_method", "no common method")
-        begun.own_key = begun.sas.public_key.to_base64()
+        if begun.start is None:
+            begun.start, begun.own_key = content, begun.sas.public_key.to_base64()
         commitment = hashlib.sha256(begun.own_key.encode() + canonical(content)).digest()
         accepted = {
             "method": _METHOD,
@@ -153,10 +159,12 @@ class Verifications:
         await self._send(begun, "accept", accepted)
 
     async def _key(self, begun: _Open, content: Json) -> None:
-        if not begun.own_key or begun.established is not None:
-            raise _Cancelled("m.unexpected_message", "no key was expected")
         their_key = content["key"]
-        begun.established = begun.sas.diffie_hellman(vodozemac.Curve25519PublicKey.from_base64(their_key))
+        if not begun.own_key or begun.their_key not in (None, their_key):
+            raise _Cancelled("m.unexpected_message", "no key was expected")
+        if begun.established is None:
+            begun.established = begun.sas.diffie_hellman(vodozemac.Curve25519PublicKey.from_base64(their_key))
+            begun.their_key = their_key
         await self._send(begun, "key", {"key": begun.own_key})
         machine, device = self._machine, begun.device
         shown = begun.established.bytes(

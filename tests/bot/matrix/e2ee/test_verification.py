@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Any
 from uuid import uuid4
 
@@ -13,6 +14,7 @@ from nio.crypto.sas import Sas as NioSas  # type: ignore[import-untyped]
 from structlog.testing import capture_logs
 
 from bot.matrix.e2ee.json_signing import canonical, unpadded
+from bot.matrix.errors import Unreachable
 from tests.bot.matrix.e2ee.conftest import Bot, enter
 from tests.bot.matrix.e2ee.nio_person import NioPerson
 from tests.bot.matrix.e2ee.test_devices import send_to_device
@@ -108,6 +110,36 @@ async def test_an_admin_sees_the_same_emoji_and_verifies(verifying: Verifying) -
     assert answers["mac"]["mac"] == {name: verifying.mac(key, ends, name) for name, key in keys.items()}
     assert "done" in answers
     assert "verification_done" in [line["event"] for line in logs]
+    (device,) = bot.encryption._machine.active_devices(alice.user_id)
+    assert device.verified
+
+
+async def test_a_step_whose_answer_is_lost_on_the_way_is_answered_again(
+    verifying: Verifying, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The sync is repeated then, and brings the same step once more."""
+    alice, bot = verifying.alice, verifying.bot
+    devices, send, lost = bot.encryption._devices, bot.encryption._devices.send, set[str]()
+
+    async def send_and_lose(kind: str, messages: dict[str, Json]) -> None:
+        await send(kind, messages)
+        if kind not in lost:
+            lost.add(kind)
+            raise Unreachable("http://fake", "the answer was lost")
+
+    async def sync_again() -> None:
+        before = None
+        while before != len(lost):
+            before = len(lost)
+            with suppress(Unreachable):
+                await Bot.sync(bot)
+
+    monkeypatch.setattr(devices, "send", send_and_lose)
+    monkeypatch.setattr(bot, "sync", sync_again)
+    await verifying.until_compared()
+    answers = await verifying.confirm(alice.client.olm.account.identity_keys["ed25519"])
+    assert answers.keys() == {"mac", "done"}
+    assert len(lost) == 5
     (device,) = bot.encryption._machine.active_devices(alice.user_id)
     assert device.verified
 
