@@ -25,7 +25,8 @@ from crdt import TranscriptEntry, fold_lines, newest_from
 FRAME_OPEN: Final = "<pipeline_events>"
 FRAME_CLOSE: Final = "</pipeline_events>"
 
-_FRAME_TAG: Final = re.compile(r"<\s*/?\s*pipeline_events", re.IGNORECASE)
+# Possessive: white space is never given back, which would take hours over a message of nothing else.
+_FRAME_TAG: Final = re.compile(r"<\s*+/?\s*+pipeline_events", re.IGNORECASE)
 # All code points whose NFKC form holds "<"; none of them composes with a character before it, so a text may be
 # normalised in pieces that begin at one of them.
 _LESS_THAN: Final = re.compile("[<\ufe64\uff1c]")

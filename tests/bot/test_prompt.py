@@ -137,6 +137,11 @@ def test_words_near_the_frame_stay_as_they_are(text: str) -> None:
     assert neutralise(text) == text
 
 
+@pytest.mark.parametrize("text", ["<" + " " * 1_000_000, "< /" + "\n" * 1_000_000 + "x"])
+def test_white_space_without_end_is_read_once(text: str) -> None:
+    assert neutralise(text) == text
+
+
 def test_no_other_character_becomes_a_less_than_sign() -> None:
     found = [c for c in map(chr, range(sys.maxunicode + 1)) if "<" in unicodedata.normalize("NFKC", c)]
     assert found == ["<", "\ufe64", "\uff1c"]
