@@ -6,11 +6,15 @@ zero-width joiner into chat template tokens that people type (`<|im_end|>`), whi
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Iterable
+from typing import Any, Final
 from urllib.parse import urlsplit
 
 from openai import APIConnectionError, APIStatusError
+from openai.types.chat import ChatCompletion
+from pydantic import BaseModel
 from pydantic_ai.models.openai import OpenAIChatModel
+from pydantic_ai.models.openai._errors import status_error
 from pydantic_ai.profiles.openai import OpenAIModelProfile
 from pydantic_ai.providers.openai import OpenAIProvider
 from pydantic_ai.settings import ModelSettings
@@ -42,7 +46,7 @@ class OpenAIModel(RemoteModel):
     ) -> None:
         provider = OpenAIProvider(base_url=base_url, api_key=api_key or NO_KEY)
         super().__init__(
-            OpenAIChatModel(model, provider=provider, profile=_profile(base_url)),
+            _ChatModel(model, provider=provider, profile=_profile(base_url)),
             Sdk(provider.client, APIStatusError, APIConnectionError, models="/models"),
             base_url=base_url,
             api_key=api_key,
@@ -51,6 +55,37 @@ class OpenAIModel(RemoteModel):
             special=None if temperature is None else ModelSettings(temperature=temperature),
             patience=patience,
         )
+
+
+class _ChatModel(OpenAIChatModel):
+    """Takes an error inside an answer of status 200 for what it is, as if the answer had had the error's status.
+
+    Gateways such as OpenRouter have sent the status before the model behind them fails.
+    """
+
+    def _validate_completion(self, response: ChatCompletion) -> Any:
+        for error in _errors_in(response):
+            code = error.get("code")
+            if isinstance(code, int) and 400 <= code <= 599:
+                words = error.get("message")
+                raise status_error(
+                    self.model_name,
+                    "openai",
+                    status_code=code,
+                    body=error,
+                    code=None,
+                    error_type=None,
+                    message=words if isinstance(words, str) else None,
+                )
+        return super()._validate_completion(response)
+
+
+def _errors_in(response: ChatCompletion) -> Iterable[dict[str, Any]]:
+    """The errors of the whole answer and of its choice."""
+    for part in (response, *(response.choices or ())[:1]):
+        error = (part.model_extra or {}).get("error") if isinstance(part, BaseModel) else None
+        if isinstance(error, dict):
+            yield error
 
 
 def _profile(base_url: str) -> OpenAIModelProfile:

@@ -19,7 +19,7 @@ from bot.llm.retry import Patience
 from bot.prompt import ModelMessage, model_messages, said
 from crdt import PipelineEvent, TranscriptEntry, audit_line
 from tests.bot.llm.wire import QUESTION, Slept, serving, unused_url
-from tests.servers.model import Cut, Reply, ScriptedModel, Status
+from tests.servers.model import Cut, Raw, Reply, ScriptedModel, Status
 
 
 @pytest.fixture
@@ -266,6 +266,34 @@ async def test_an_answer_that_is_no_completion_points_to_the_base_url(response: 
         failure = await _failure(url)
     assert failure.kind == "server_error"
     assert "no chat completion; check llm.base_url" in failure.detail
+
+
+def _answer_with_error(code: int, words: str, *, in_choice: bool) -> Raw:
+    """Status 200, as of a gateway that had sent it before the model behind it failed."""
+    error = {"error": {"code": code, "message": words}}
+    choice = {"index": 0, "finish_reason": "error", "message": {"role": "assistant", "content": ""}} | error
+    completion = {"id": "1", "object": "chat.completion", "model": "m", "choices": [choice]}
+    return Raw(json.dumps(completion if in_choice else error).encode())
+
+
+@pytest.mark.parametrize("in_choice", [False, True])
+@pytest.mark.parametrize(
+    ("code", "words", "kind", "transient"),
+    [
+        (429, "slow down", "rate_limited", True),
+        (502, "the provider failed", "server_error", True),
+        (402, "no credits", "rate_limited", False),
+        (400, "maximum context length is 8192", "context_overflow", False),
+    ],
+)
+async def test_an_error_inside_an_answer_is_taken_as_if_it_were_its_status(
+    server: ScriptedModel, code: int, words: str, kind: FailureKind, transient: bool, in_choice: bool
+) -> None:
+    server.script(*[_answer_with_error(code, words, in_choice=in_choice)] * 3)
+    failure = await _failure(server.url)
+    assert (failure.kind, failure.transient, failure.words) == (kind, transient, words)
+    assert f"answered {code}; " in failure.detail
+    assert len(server.requests) == (3 if transient else 1)
 
 
 @pytest.mark.parametrize("status", [400, 401, 422, 429, 500])
