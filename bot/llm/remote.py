@@ -116,15 +116,15 @@ class RemoteModel:
     async def _attempt(self, wire: Sequence[WireMessage]) -> Reply:
         try:
             response = await model_request(self._model, wire, model_settings=self._settings, instrument=False)
+            raw = "".join(part.content for part in response.parts if isinstance(part, TextPart))
         except pai.ModelAPIError as error:
             raise self._failure(error) from error
         except Exception as error:  # the SDK doesn't validate bodies: a malformed one raises whatever it trips over
             log.warning("model_answer_malformed", server=self._server, problem=type(error).__name__)
             raise self._no_completion() from error
-        return self._read(response)
+        return self._read(response, raw)
 
-    def _read(self, response: ModelResponse) -> Reply:
-        raw = "".join(part.content for part in response.parts if isinstance(part, TextPart))
+    def _read(self, response: ModelResponse, raw: str) -> Reply:
         text = clean_reply(_without_reasoning(raw))
         if not text:
             raise self._silence(response.finish_reason)

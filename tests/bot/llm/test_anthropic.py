@@ -300,3 +300,15 @@ def test_without_the_extra_the_error_says_what_to_install(monkeypatch: pytest.Mo
     monkeypatch.setattr(builtins, "__import__", missing)
     with pytest.raises(ProviderNotInstalled, match=r"install Musher with its extra anthropic, .*uv sync --extra"):
         build_model("anthropic", model="claude-test", api_key="sk-key")
+
+
+@pytest.mark.parametrize(
+    "content", [None, "Yes.", [{"type": "text", "text": None}], [{"type": "text", "text": 7}], [{"type": "other"}]]
+)
+async def test_an_answer_that_is_no_completion_points_to_the_base_url(content: object) -> None:
+    message = {"id": "1", "type": "message", "role": "assistant", "model": "m", "content": content}
+    usage = {"stop_reason": "end_turn", "usage": {"input_tokens": 4, "output_tokens": 2}}
+    async with serving(lambda _: web.json_response(message | usage)) as url:
+        failure = await _failure(url)
+    assert failure.kind == "server_error"
+    assert "no chat completion; check llm.base_url" in failure.detail
