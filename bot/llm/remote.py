@@ -6,10 +6,10 @@ adds its client and what is particular to its protocol.
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from json import JSONDecodeError
 from typing import Any, Final
 from urllib.parse import quote, urlsplit
 
@@ -28,6 +28,7 @@ from bot.prompt import ModelMessage
 log = structlog.get_logger(__name__)
 
 CHECK_TIMEOUT_SECONDS: Final = 5.0
+"""For all of it: a server may answer one byte at a time."""
 NO_KEY: Final = "no-key"
 """Sent where no key is configured: a client without one would take a key from the environment."""
 _MODELS_NAMED: Final = 10
@@ -182,16 +183,17 @@ class RemoteModel:
             ModelFailed: "unknown_model" or "unauthorised".
         """
         try:
-            if await self._is_shown():
-                return
-            names = _names_in(await self._get(self._sdk.models))
+            async with asyncio.timeout(CHECK_TIMEOUT_SECONDS):
+                if await self._is_shown():
+                    return
+                names = _names_in(await self._get(self._sdk.models))
         except self._sdk.refused as error:
             if error.status_code in (401, 403):
                 refused = f"answered {error.status_code}; check llm.api_key"
                 raise self._failed("unauthorised", refused) from error
             log.warning("model_check_impossible", server=self._server, status=error.status_code)
             return
-        except self._sdk.unreachable as error:
+        except (self._sdk.unreachable, TimeoutError) as error:
             log.warning("model_unreachable", server=self._server, model=self._name, problem=type(error).__name__)
             return
         if names is None:
@@ -214,7 +216,7 @@ class RemoteModel:
         client = self._sdk.client.with_options(max_retries=0, timeout=CHECK_TIMEOUT_SECONDS)
         try:
             document: object = await client.get(path, cast_to=object)
-        except JSONDecodeError:
+        except (ValueError, RecursionError):  # no JSON, no UTF-8, a number too long, or nested too deep
             return None
         return document
 
