@@ -43,7 +43,9 @@ _THOUGHTS_OPENED_IN_PROMPT: Final = re.compile(
 )
 
 _OVERFLOW: Final = re.compile(
-    r"context.{0,20}(size|length|window|limit)|too many tokens|prompt is too long", re.IGNORECASE
+    r"context.{0,20}(size|length|window|limit)|too many tokens|prompt is too long|maximum prompt length"
+    r"|maximum number of tokens",
+    re.IGNORECASE,
 )
 
 # Order matters: the first class that fits decides. kind, transient, what to do next.
@@ -239,7 +241,9 @@ def _without_reasoning(text: str) -> str:
 
 
 def _words_of(body: object) -> str:
-    """The server's own explanation, one short line, which may echo what people wrote."""
+    """The server's own explanation, one short line, which may echo what people wrote. Gemini sends a list of one."""
+    if isinstance(body, list) and body:
+        body = body[0]
     if isinstance(body, dict):
         inner = body.get("error", body)
         body = inner.get("message") if isinstance(inner, dict) else inner

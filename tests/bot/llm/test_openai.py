@@ -157,6 +157,7 @@ async def test_control_characters_and_half_surrogates_are_taken_out(server: Scri
         (Status(400, "no such option"), "bad_request", False),
         (Status(400, "too long", "context_length_exceeded"), "context_overflow", False),
         (Status(400, "the request exceeds the available context size"), "context_overflow", False),
+        (Status(400, "This model's maximum prompt length is 131072 but"), "context_overflow", False),
         (Status(500, "context length exceeded"), "context_overflow", False),
         (Status(401, "Incorrect API key"), "unauthorised", False),
         (Status(403, "not yours"), "unauthorised", False),
@@ -180,6 +181,14 @@ async def test_every_refusal_has_its_kind(
     assert re.search(rf"'test-model' at {server.url} answered {status.status} \([a-z_]+\); ", failure.detail)
     assert failure.words == status.message
     assert len(server.requests) == (3 if transient else 1)
+
+
+async def test_an_overflow_is_known_in_a_list_of_errors_as_well() -> None:
+    words = "The input token count (8193) exceeds the maximum number of tokens allowed (8192)."
+    error = {"error": {"code": 400, "message": words, "status": "INVALID_ARGUMENT"}}
+    async with serving(lambda _: web.json_response([error], status=400)) as url:
+        failure = await _failure(url)
+    assert (failure.kind, failure.words) == ("context_overflow", words)
 
 
 async def test_a_passing_refusal_is_tried_again_after_the_time_that_was_asked_for(server: ScriptedModel) -> None:
