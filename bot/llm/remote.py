@@ -159,6 +159,8 @@ class RemoteModel:
             return self._failed(kind, f"{what}; {advice}", error.retry_after, transient, words)
         if status is None:
             return self._no_completion()
+        if status == 408:  # a gateway's word for a model behind it that took too long
+            return self._failed("timeout", f"{answered}; try again later", error.retry_after, True, words)
         return self._failed("bad_request", f"{answered}; check llm.base_url and the server's log", words=words)
 
     def _no_completion(self) -> ModelFailed:

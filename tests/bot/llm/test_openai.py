@@ -163,6 +163,7 @@ async def test_control_characters_and_half_surrogates_are_taken_out(server: Scri
         (Status(403, "not yours"), "unauthorised", False),
         (Status(404, "no such model", "model_not_found"), "unknown_model", False),
         (Status(404, "page not found"), "unknown_model", False),
+        (Status(408, "took too long"), "timeout", True),
         (Status(418, "teapot"), "bad_request", False),
         (Status(422, "bad"), "bad_request", False),
         (Status(429, "slow down"), "rate_limited", True),
