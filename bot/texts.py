@@ -29,6 +29,7 @@ UNREAD: Final = (
     "my log says more. Please say it again, perhaps in other words."
 )
 UNSENT: Final = "Something went wrong inside of me while I was sending my reply, so it is lost; my log says more."
+UNFINISHED: Final = "(This reply has reached its greatest length and may end too early: ask me to go on.)"
 CUT: Final = "(The reply went on for much longer; I cut it here.)"
 POISONED: Final = (
     "I was interrupted three times while answering this, so I stopped trying. "

@@ -266,10 +266,13 @@ class Turns:
         messages = prompt.model_messages(instructions, transcript, budget_tokens=budget_tokens)
         reply = await self.model.reply(messages)
         log.info("model_replied", input_tokens=reply.input_tokens, output_tokens=reply.output_tokens)
-        if len(reply.text) <= LONGEST_REPLY:
-            return reply.text
-        log.warning("reply_cut", characters=len(reply.text), kept=LONGEST_REPLY)
-        return f"{reply.text[:LONGEST_REPLY]}\n\n{texts.CUT}"
+        if len(reply.text) > LONGEST_REPLY:
+            log.warning("reply_cut", characters=len(reply.text), kept=LONGEST_REPLY)
+            return f"{reply.text[:LONGEST_REPLY]}\n\n{texts.CUT}"
+        if reply.unfinished:
+            log.warning("reply_unfinished", advice="raise llm.max_reply_tokens if this happens often")
+            return f"{reply.text}\n\n{texts.UNFINISHED}"
+        return reply.text
 
     def _instructions(self, session: LlmSessionView) -> str:
         instructions = self.personas.get(session.persona_name)

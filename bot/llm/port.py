@@ -29,11 +29,15 @@ _UNPRINTABLE: Final = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\ud
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What a model answered: Markdown, never empty. The counts are the provider's own, `None` where it gives none."""
+    """What a model answered: Markdown, never empty. The counts are the provider's own, `None` where it gives none.
+
+    `unfinished`: the model had more to say, and was stopped by the limit of its reply or of its context.
+    """
 
     text: str
     input_tokens: int | None = None
     output_tokens: int | None = None
+    unfinished: bool = False
 
 
 class ModelFailed(Exception):

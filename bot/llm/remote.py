@@ -132,7 +132,12 @@ class RemoteModel:
         if not text:
             raise self._silence(response.finish_reason)
         usage = response.usage
-        return Reply(text, usage.input_tokens or None, usage.output_tokens or None)
+        return Reply(
+            text,
+            usage.input_tokens or None,
+            usage.output_tokens or None,
+            unfinished=response.finish_reason == "length",
+        )
 
     def _silence(self, finish_reason: str | None) -> ModelFailed:
         if finish_reason == "content_filter":

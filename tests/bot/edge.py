@@ -64,7 +64,7 @@ class Disk:
         return await self._write(unit)
 
 
-Behaviour = str | BaseException | asyncio.Event
+Behaviour = str | Reply | BaseException | asyncio.Event
 
 
 @dataclass
@@ -87,7 +87,7 @@ class ToldModel:
             text = f"reply {len(self.asked)}"
         if isinstance(text, BaseException):
             raise text
-        return Reply(text)
+        return text if isinstance(text, Reply) else Reply(text)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from bot import texts, turn
-from bot.llm import ModelFailed
+from bot.llm import ModelFailed, Reply
 from bot.matrix.render import HTML_INPUT_LIMIT
 from bot.turn import TurnOutcome
 from crdt import Store
@@ -101,6 +101,16 @@ async def test_a_reply_without_end_is_cut_and_says_so(room: Room) -> None:
     assert reply.endswith(texts.CUT)
     assert len(reply) < turn.LONGEST_REPLY + 100
     assert [line["event"] for line in logs].count("reply_cut") == 1
+
+
+async def test_a_reply_that_the_model_could_not_finish_says_so(room: Room) -> None:
+    room.model.tell(Reply("First, the story", unfinished=True))
+    await room.says("one")
+    with capture_logs() as logs:
+        await room.answer()
+    (content,) = await room.contents()
+    assert content["body"] == f"First, the story\n\n{texts.UNFINISHED}"
+    assert [line["event"] for line in logs].count("reply_unfinished") == 1
 
 
 async def test_a_reply_that_is_cut_keeps_its_markup(room: Room) -> None:

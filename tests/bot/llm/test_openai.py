@@ -104,6 +104,15 @@ async def test_the_key_is_sent(server: ScriptedModel) -> None:
         assert (await model.reply(QUESTION)).text == "reply 1"
 
 
+@pytest.mark.parametrize(("finish_reason", "unfinished"), [("stop", False), ("length", True)])
+async def test_a_reply_that_was_stopped_by_its_limit_is_known(
+    server: ScriptedModel, finish_reason: str, unfinished: bool
+) -> None:
+    server.script(Reply("First, the story", finish_reason=finish_reason))
+    async with _model(server.url) as model:
+        assert (await model.reply(QUESTION)).unfinished is unfinished
+
+
 async def test_a_key_from_the_environment_goes_to_noserving(
     server: ScriptedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
