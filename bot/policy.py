@@ -101,7 +101,8 @@ def next_turn(waiting: Sequence[Message]) -> NextTurn | None:
     to_answer = [message for message in waiting if not message.context]
     if not to_answer:
         return None
-    begun = to_answer[0].turn_key
+    # Not only of the oldest: in a room that has replaced another, something older may wait than what came along.
+    begun = next((message.turn_key for message in to_answer if message.turn_key is not None), None)
     if begun is not None:
         taken = [message for message in to_answer if message.turn_key == begun]
         taken.sort(key=lambda message: message.key == begun)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 
 from crdt import Edit, Message, Store
 from tests.bot.answering import Room
-from tests.bot.edge import ALICE
+from tests.bot.edge import ALICE, ROOM
 
 
 @pytest.fixture
@@ -60,3 +61,17 @@ async def test_one_of_a_burst_taken_back_just_before_the_turn_is_left_out(
     just_after_reading(room, monkeypatch, lambda: room.store.admit([], redactions=["$1", "$3"]))
     await room.answer()
     assert [asked[-1].content for asked in room.model.asked] == [f"<{ALICE}>: first\n<{ALICE}>: third"]
+
+
+async def test_a_turn_that_came_with_a_replaced_room_ends_before_what_waits_in_the_new_one(room: Room) -> None:
+    await room.says("in the new room, where it has to wait", session_id="!new")
+    await room.says("in the old room")
+    room.model.tell(asyncio.CancelledError())
+    with pytest.raises(asyncio.CancelledError):
+        await room.turns.answer_next(ROOM)
+    assert await room.store.move_session(ROOM, "!new")
+    while await room.turns.answer_next("!new"):
+        pass
+    broken_off, again, after = room.model.asked
+    assert again == broken_off
+    assert [each.role for each in after] == ["system", "user", "assistant", "user"]

@@ -129,6 +129,11 @@ def test_a_turn_that_was_begun_goes_on_with_what_it_took() -> None:
     assert (chosen.key, _keys(chosen.said), chosen.context) == ("$2", ["$1", "$2"], ())
 
 
+def test_a_turn_that_was_begun_comes_first_also_where_something_older_waits() -> None:
+    waiting = [message("$1"), message("$2", turn_key="$2"), message("$3")]
+    assert _keys(_chosen(waiting).said) == ["$2"]
+
+
 _THREADS = st.sampled_from([None, "$a", "$b"])
 _SAID = st.tuples(st.booleans(), _THREADS, st.integers(1, MAX_BURST_CHARACTERS + 10))
 
