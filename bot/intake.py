@@ -117,6 +117,7 @@ class Intake:
         self._queued = queued
         self._unreadable = unreadable
         self._login_ended = False
+        self._admitted_in_doubt = False
         self._logged_in_at = self._asked_at = -math.inf
         self._sync_trouble = Trouble("sync_failed")
         self._store_trouble = Trouble("sync_not_stored", level="error")
@@ -187,10 +188,10 @@ class Intake:
         for invite in batch.invites:
             self._invited(invite)
         await self._upgrades.follow(batch.upgrades, batch.left)
-        admitted = await self._admit(batch, since)
+        news = await self._admit(batch, since)
         self._unforeseen.over()
         self._health.ok("sync")
-        with_news = {message.session_id for message in admitted if not message.context}
+        with_news = {message.session_id for message in news if not message.context}
         for session_id in with_news | {self._upgrades.session_of(each.room_id) for each in batch.redactions}:
             self._wake(session_id)
         await self._tell_of_unreadable(batch.undecryptable)
@@ -200,17 +201,25 @@ class Intake:
             await self._settle_left(room_id)
         return batch.next_batch
 
-    async def _admit(self, batch: SyncBatch, since: str | None) -> list[Message]:
+    async def _admit(self, batch: SyncBatch, since: str | None) -> Sequence[Message]:
+        """Store what a sync brought; returns the messages that nobody was woken for yet."""
         if batch.next_batch == since and not (batch.messages or batch.edits or batch.redactions):
             return []  # most long polls end so; a commit each time would keep a disk from its rest
-        admitted = await self._inbox.admit(
-            self._wanted(batch, self._first_rules if since is None else self._rules),
-            batch.next_batch,
-            edits=[Edit(edit.event_id, edit.sender, edit.body) for edit in batch.edits],
-            redactions=[redaction.event_id for redaction in batch.redactions],
-        )
+        wanted = self._wanted(batch, self._first_rules if since is None else self._rules)
+        try:
+            admitted = await self._inbox.admit(
+                wanted,
+                batch.next_batch,
+                edits=[Edit(edit.event_id, edit.sender, edit.body) for edit in batch.edits],
+                redactions=[redaction.event_id for redaction in batch.redactions],
+            )
+        except StoreUnavailable:
+            self._admitted_in_doubt = True
+            raise
+        # What could not be stored may have been, after all: then the same sync again brings nothing that is new.
+        news, self._admitted_in_doubt = wanted if self._admitted_in_doubt else admitted, False
         self._store_trouble.over()
-        return admitted
+        return news
 
     def _wanted(self, batch: SyncBatch, rules: Rules) -> list[Message]:
         now_ms = time.time_ns() // 1_000_000

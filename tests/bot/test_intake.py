@@ -31,6 +31,7 @@ from bot.pace import Pace
 from bot.policy import Details, Rules
 from crdt import Message, Store, StoreFull, StoreUnavailable
 from tests.bot.edge import ALICE, BOB, ROOM, Disk, Rooms, until
+from tests.crdt.breakage import commit_in_doubt
 
 OTHER = "!other:example.org"
 SERVER = "https://example.org"
@@ -232,6 +233,24 @@ async def test_a_disk_that_fills_after_the_messages_were_stored_loses_no_wake(
     await door.takes_in(news, news)
     assert door.woken == [ROOM]
     assert await door.waiting(OTHER) == []
+
+
+async def test_messages_whose_storing_was_reported_as_failed_and_yet_was_done_wake_their_room(
+    door: Door, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    admit = door.store.admit
+
+    async def in_doubt(*arguments: Any, **more: Any) -> None:
+        monkeypatch.setattr(door.store, "admit", admit)
+        with commit_in_doubt(door.store):
+            await admit(*arguments, **more)
+        raise StoreUnavailable(str(door.store.path), "can't be read", "see to the disk")
+
+    monkeypatch.setattr(door.store, "admit", in_doubt)
+    news = batch("s1", said("$1"))
+    await door.takes_in(news, news, news)
+    assert [each.key for each in await door.waiting()] == ["$1"]
+    assert door.woken == [ROOM]
 
 
 # Rooms that come and go
