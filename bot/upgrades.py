@@ -11,6 +11,7 @@ from typing import Protocol
 import structlog
 
 from bot.matrix import Upgrade
+from crdt import StoreUnavailable
 
 log = structlog.get_logger(__name__)
 
@@ -35,6 +36,7 @@ class Upgrades:
         self._replaced: dict[str, str] = {}
         self._gone: set[str] = set()
         """Rooms that the bot has left since they were told of."""
+        self._in_doubt: set[tuple[str, str]] = set()
 
     async def follow(self, upgrades: Iterable[Upgrade], left: Collection[str] = ()) -> None:
         """Move the sessions of rooms that were replaced, and back from those that were left.
@@ -47,7 +49,7 @@ class Upgrades:
             newest = self.session_of(upgrade.new)  # a sync tells of rooms in any order: this one may be replaced, too
             if upgrade.old in self._replaced or newest == upgrade.old:
                 continue
-            moved = await self._store.move_session(upgrade.old, newest)
+            moved = await self._moved(upgrade.old, newest)
             self._replaced[upgrade.old] = upgrade.new
             if moved:
                 log.info("room_upgraded", session=upgrade.old, replacement=newest)
@@ -59,11 +61,22 @@ class Upgrades:
         for old, new in list(self._replaced.items()):
             if new not in left or new in self._replaced or old in self._gone:
                 continue
-            moved = await self._store.move_session(new, old)
+            moved = await self._moved(new, old)
             del self._replaced[old]
             if moved:
                 log.info("room_upgrade_undone", session=new, back_to=old)
                 self._wake(old)
+
+    async def _moved(self, old: str, new: str) -> bool:
+        """Move a session; returns whether that was done, now or by a try that was reported as failed."""
+        try:
+            moved = await self._store.move_session(old, new)
+        except StoreUnavailable:
+            self._in_doubt.add((old, new))
+            raise
+        in_doubt = (old, new) in self._in_doubt
+        self._in_doubt.discard((old, new))
+        return moved or in_doubt
 
     def session_of(self, room_id: str) -> str:
         """The room whose session a room's messages belong to: its own, or that of the room that has replaced it."""

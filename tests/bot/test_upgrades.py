@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from bot.matrix import Upgrade
 from bot.upgrades import Upgrades
+from crdt import Store
+from tests.bot.edge import message
+from tests.crdt.breakage import commit_in_doubt
 
 
 class Sessions:
@@ -69,3 +74,16 @@ async def test_the_session_stays_where_no_older_room_is_left_to_go_back_to() -> 
     await upgrades.follow([], left=["!d", "!e"])
     assert sessions.moved == []
     assert [upgrades.session_of(room) for room in ("!a", "!d")] == ["!c", "!e"]
+
+
+async def test_a_move_that_was_reported_as_failed_and_yet_was_done_wakes_the_new_room(tmp_path: Path) -> None:
+    woken: list[str] = []
+    async with Store.open(tmp_path / "musher.db") as store:
+        upgrades = Upgrades(store, woken.append)
+        await store.write_llm_session("!a", "default", "single-sled")
+        await store.admit([message("$1", session_id="!a")])
+        with commit_in_doubt(store):
+            await upgrades.follow([Upgrade("!a", "!b")])
+        await upgrades.follow([Upgrade("!a", "!b")])
+        assert await store.waiting_sessions() == ["!b"]
+    assert woken == ["!b"]
