@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import time
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Final
@@ -344,7 +345,8 @@ def _rules(config: Config, restored_at_ms: str | None) -> Rules:
         allowed_rooms=frozenset(matrix.allowed_rooms),
         respond_to=matrix.respond_to,
         answer_backlog_s=matrix.answer_backlog.total_seconds(),
-        answer_after_ms=int(restored_at_ms or 0),
+        # The clock may have been ahead at the restore: what is said from now on is answered in any case.
+        answer_after_ms=min(int(restored_at_ms or 0), time.time_ns() // 1_000_000),
     )
 
 

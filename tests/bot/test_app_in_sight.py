@@ -20,7 +20,7 @@ from bot import texts
 from bot.app import Started, run_service
 from bot.config import Config
 from bot.errors import ListenFailed
-from crdt import Delivery, Store
+from crdt import RESTORED_AT_MS, Delivery, Store
 from tests.bot.edge import eventually, until
 from tests.bot.matrix.fake import FakeHomeserver, message, synced
 
@@ -211,3 +211,13 @@ async def test_a_private_port_that_is_taken_ends_the_start_with_its_key(rooms: R
         admin = config.admin.model_copy(update={"port": taken})
         with pytest.raises(ListenFailed, match=r"admin\.port"):
             await run_service(config.model_copy(update={"admin": admin}), stop=asyncio.Event())
+
+
+async def test_a_clock_that_was_ahead_when_a_backup_was_restored_silences_nobody(rooms: Rooms, config: Config) -> None:
+    async with Store.open(config.store.path) as store:
+        tomorrow_ms = time.time_ns() // 1_000_000 + 86_400_000
+        await store.write_settings({RESTORED_AT_MS: str(tomorrow_ms)})
+    rooms.opens(GOOD)
+    async with running(config):
+        rooms.say(GOOD, 1)
+        await until(lambda: rooms.bodies(GOOD))
