@@ -74,13 +74,15 @@ def add_test_arguments(parser: argparse.ArgumentParser) -> None:
 def test_delivery(arguments: argparse.Namespace) -> int:
     """Show what a delivery would become: the events, the rule that matched, or why there are none. Stores nothing."""
     from bot.config import load_config
-    from bot.ingest.body import check_size
+    from bot.ingest.body import MAX_BODY_BYTES, check_size
     from bot.ingest.refusals import Refusal
     from bot.ingest.strict_json import parse_json
+    from bot.reading import read_up_to
 
     source = _find_source(load_config(arguments.config).ingest.sources, arguments.source)
     headers = _headers(arguments.header)
-    body = _standard_input() if arguments.file == "-" else Path(arguments.file).read_bytes()
+    enough = MAX_BODY_BYTES + 1
+    body = _standard_input(enough) if arguments.file == "-" else read_up_to(Path(arguments.file), enough)
     try:
         check_size(len(body))
         content = parse_json(body)
@@ -93,10 +95,10 @@ def test_delivery(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _standard_input() -> bytes:
+def _standard_input(size: int) -> bytes:
     if sys.stdin is None:
         raise UnusableArgument("FILE -: standard input is closed; name a file, or pipe the body in")
-    return sys.stdin.buffer.read()
+    return sys.stdin.buffer.read(size)
 
 
 def _find_source(configured: Sequence[Any], name: str) -> Source:

@@ -16,6 +16,7 @@ from bot.config.problems import Place, describe, unknown_key, write_key
 from bot.config.secret_files import put_in_secrets
 from bot.config.sections import Config, StoreConfig
 from bot.errors import ConfigError
+from bot.reading import read_whole
 
 DEFAULT_PATH: Final = Path("config.toml")
 _NO_FILE: Final = "no such file; copy config.example.toml to {path} and fill it in"
@@ -34,7 +35,7 @@ class _Gathered:
 
 def _read_toml(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
+        return tomllib.loads(read_whole(path).decode("utf-8-sig"))
     except UnicodeDecodeError as error:
         raise ConfigError(str(path), ["is not UTF-8 text; save it as UTF-8"]) from error
     except ValueError as error:  # also of a number with too many digits
@@ -44,7 +45,8 @@ def _read_toml(path: Path) -> dict[str, Any]:
     except FileNotFoundError as error:
         raise ConfigError(str(path), [_NO_FILE.format(path=path)]) from error
     except OSError as error:
-        raise ConfigError(str(path), [f"can't be read ({error.strerror}); check its permissions"]) from error
+        problem = f"can't be read ({error.strerror}); check the path and its permissions"
+        raise ConfigError(str(path), [problem]) from error
 
 
 def _is_missing(path: Path) -> bool:

@@ -11,6 +11,7 @@ from pydantic.fields import FieldInfo
 
 from bot.config.problems import Place, write_key
 from bot.config.schema import FILE_SUFFIX, is_list, is_named_tables, is_secret, table_of
+from bot.reading import read_whole
 
 _PLACEHOLDER: Final = "unreadable"
 """Stands in for a secret whose file could not be read, so that the one mistake isn't told a second time as a
@@ -31,7 +32,7 @@ def _read(path: object, folder: Path) -> str:
     if not isinstance(path, str) or not path:
         raise ValueError("is not a path")
     try:
-        text = (folder / Path(path).expanduser()).read_text(encoding="utf-8-sig")
+        text = read_whole(folder / Path(path).expanduser()).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError("is not UTF-8 text") from error
     except (OSError, RuntimeError) as error:  # RuntimeError: "~name" of nobody

@@ -99,6 +99,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (["build.json", "--source", "mine"], 0, ["ignored by the rules: none of 2 rules matches"]),
         (["config.toml", "--source", "gh"], 1, ["refused with 400 malformed: the body is not JSON"]),
         (["big.json", "--source", "gh"], 1, ["refused with 413 too_large: the body is larger than 1048576 bytes"]),
+        (["/dev/zero", "--source", "gh"], 1, ["refused with 413 too_large: the body is larger than 1048576 bytes"]),
         (
             ["pull.json", "--source", "gh"],
             0,
