@@ -39,6 +39,8 @@ def run_demo(arguments: argparse.Namespace) -> int:
     voice = read_voice(arguments)
     if arguments.say and arguments.web:
         raise ConfigError("the command line", ["--web is given with --say TEXT, which ends by itself"])
+    if any(not text.strip() for text in arguments.say or ()):
+        raise ConfigError("the command line", ["--say is given an empty TEXT, which nobody answers"])
     if arguments.say:
         with _scratch_folder() as folder, _logging_into(folder):
             interrupted = asyncio.run(_play(partial(say_all, arguments.say), folder, voice))

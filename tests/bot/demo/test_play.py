@@ -228,3 +228,12 @@ async def test_a_script_has_no_browser_client(tmp_path: Path) -> None:
     assert (code, out) == (2, "")
     assert "--web is given with --say TEXT" in err
     assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("text", ["", " \n"])
+async def test_a_script_that_says_nothing_is_refused_at_once(tmp_path: Path, text: str) -> None:
+    async with demo(tmp_path, "--say", "hello", "--say", text) as running:
+        code, out, err = await running.end()
+    assert (code, out) == (2, "")
+    assert "--say is given an empty TEXT" in err
+    assert os.listdir(tmp_path) == []
