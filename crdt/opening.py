@@ -32,6 +32,8 @@ def check_file(path: Path) -> None:
     """Refuse what is no SQLite database at all."""
     if not path.exists():
         return
+    if not path.is_file():  # reading a pipe that nobody writes into would never end
+        raise StoreUnavailable(str(path), "is no file", "point store.path at another file")
     with path.open("rb") as file:
         header = file.read(_SQLITE_HEADER)
     if header and not header.startswith(_SQLITE_MAGIC):
