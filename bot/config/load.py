@@ -30,7 +30,8 @@ class _Gathered:
     values: dict[str, Any]
     origins: Mapping[Place, str]
     of_environment: tuple[str, ...]
-    of_secrets: tuple[str, ...]
+    folder: Path
+    """From which the relative paths of secrets are taken."""
 
 
 def _read_toml(path: Path) -> dict[str, Any]:
@@ -74,8 +75,7 @@ def _gather(path: Path | None, environ: Mapping[str, str]) -> _Gathered:
         path = path or DEFAULT_PATH
         file_values, source, folder = _read_toml(path), str(path), path.parent
     values = _merge({"matrix": {}, "llm": {}}, _merge(file_values, environment.values))
-    of_secrets = tuple(put_in_secrets(Config, values, folder))
-    return _Gathered(source, values, environment.origins, tuple(environment.problems), of_secrets)
+    return _Gathered(source, values, environment.origins, tuple(environment.problems), folder)
 
 
 def _complaints(error: ValidationError, gathered: _Gathered, *above: str) -> list[str]:
@@ -91,7 +91,7 @@ def load_config(path: Path | None = None, environ: Mapping[str, str] | None = No
     Raises `ConfigError` with every problem there is.
     """
     gathered = _gather(path, os.environ if environ is None else environ)
-    problems = [*gathered.of_environment, *gathered.of_secrets]
+    problems = [*gathered.of_environment, *put_in_secrets(Config, gathered.values, gathered.folder)]
     config: Config | None = None
     try:
         config = Config.model_validate(gathered.values)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import re
 import tomllib
 from collections.abc import Iterator, Mapping
@@ -165,6 +166,13 @@ def test_looking_into_the_store_needs_no_secret(tmp_path: Path) -> None:
     path.write_text('[matrix]\npassword_file = "gone"\n[store]\npath = "x.db"\n')
     assert load_store_config(path, {}).path == Path("x.db")
     assert load_store_config(path, {"MUSHER_STORE__PATH": "y.db"}).path == Path("y.db")
+    os.mkfifo(tmp_path / "pipe")
+    reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+    with open(tmp_path / "pipe", "w") as writer:
+        writer.write("hunter2")
+    assert load_store_config(path, {"MUSHER_MATRIX__PASSWORD_FILE": str(tmp_path / "pipe")}).path == Path("x.db")
+    assert os.read(reader, 100) == b"hunter2", "a pipe gives its secret once, to the service"
+    os.close(reader)
     with pytest.raises(ConfigError, match=r"store\.segment_events .*MUSHER_STORE__SEGMENT_EVENTS.* = \"x\": is not a"):
         load_store_config(path, {"MUSHER_STORE__SEGMENT_EVENTS": "x"})
 
