@@ -47,8 +47,8 @@ async def chat(web: bool, folder: Path, voice: Voice, terminal: Terminal) -> Non
         ) as scene,
         _browser_client(web, folder, scene, display) as address,
     ):
-        display.introduce(_introduction(folder, scene, voice, address))
         display.recall(scene.earlier)
+        display.introduce(_introduction(folder, scene, voice, address))
         await scene.feed.begin()
         async with asyncio.TaskGroup() as tasks:
             moving = tasks.create_task(scene.feed.keep_moving())

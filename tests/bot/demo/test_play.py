@@ -156,6 +156,7 @@ async def test_piped_lines_are_answered_and_a_second_start_goes_on_with_the_room
         code, out, _ = await running.end()
         assert code == 0
         assert "you: what happened?\n\nMusher: So far, 10 things happened:" in out
+        assert out.index("Musher: So far") < out.index(INTRODUCED), "addresses stand below the history"
         assert "Musher: Since we last spoke, 4 things happened:" in out
         assert "**Story 42** " in out
 
