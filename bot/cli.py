@@ -309,6 +309,8 @@ def _tell(error: BaseException) -> int:
 
 def _open_what_is_closed() -> None:
     """Give a stream that was closed before the start somewhere to go: its number would be the next file's."""
+    if sys.stdin is None:  # and stays so, for a command to say that it is closed
+        os.open(os.devnull, os.O_RDONLY)
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:
             setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_WRONLY), "w"))

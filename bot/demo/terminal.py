@@ -51,7 +51,7 @@ class Terminal:
 
     def can_draw(self) -> bool:
         """Whether both sides are a terminal that can move its cursor."""
-        return sys.stdin.isatty() and sys.stdout.isatty() and _has_cursor()
+        return os.isatty(STDIN) and sys.stdout.isatty() and _has_cursor()
 
     @contextmanager
     def kept_open(self, stream: TextIO | None = None) -> Iterator[None]:

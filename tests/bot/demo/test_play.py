@@ -161,6 +161,19 @@ async def test_piped_lines_are_answered_and_a_second_start_goes_on_with_the_room
         assert "**Story 42** " in out
 
 
+async def test_a_chat_whose_input_is_closed_ends_as_at_the_end_of_its_input(tmp_path: Path) -> None:
+    process = await asyncio.create_subprocess_exec(
+        *("sh", "-c", 'exec "$@" <&-', "sh", sys.executable, "-m", "bot", "demo"),
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    code, out, err = await Demo(process).end()
+    assert (code, err) == (0, "starting a homeserver and the bot …\n")
+    assert INTRODUCED in out
+
+
 async def test_a_signal_ends_a_chat_without_npm_and_only_one_runs_in_a_folder(tmp_path: Path) -> None:
     async with demo(tmp_path, "--web", PATH="") as running:
         await running.read_until(running.process.stdout, INTRODUCED)
