@@ -325,7 +325,7 @@ async def test_a_delivery_in_doubt_is_looked_for_after_a_new_login_even_of_the_s
         if request.path.endswith("/messages"):
             looked.set()
             content = {"dev.musher.delivery_id": "musher-in-doubt"}
-            return {"chunk": [{"event_id": "$there", "content": content}]}
+            return {"chunk": [{"event_id": "$there", "sender": USER, "content": content}]}
         if "/send/" in request.path:
             sends.append(request.path)
             ended.set()

@@ -6,7 +6,7 @@ import asyncio
 import shutil
 import tempfile
 from collections.abc import Coroutine, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -35,6 +35,11 @@ class ModelTurn:
     complete: bool = False
 
 
+def is_answer(entry: TranscriptEntry) -> bool:
+    """Whether a model said it, having been told of all events before."""
+    return entry.role == "assistant" and not entry.failed
+
+
 @dataclass
 class ModelSession:
     """What the model knows of a session."""
@@ -52,10 +57,15 @@ class ModelSession:
         return [key for key, turn in self.turns.items() if not turn.complete]
 
     def keep_newest(self, at_most: int) -> None:
-        """Trim the transcript at the border of a turn."""
+        """Trim the transcript at the border of a turn; the lines that no model has answered yet go along."""
         kept = self.entries[max(0, len(self.entries) - at_most) :]
         while kept and kept[0].role != "user":
             kept = kept[1:]
+        unheard: list[str] = []
+        for entry in self.entries[: len(self.entries) - len(kept)]:
+            unheard = [] if is_answer(entry) else [*unheard, *entry.lines]
+        if kept and not any(map(is_answer, kept)):
+            kept[0] = replace(kept[0], lines=[*unheard, *kept[0].lines])
         self.entries = kept
 
     def roll_if_grown(self) -> None:
