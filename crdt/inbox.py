@@ -141,8 +141,10 @@ def freeze(connection: sqlite3.Connection, turn_key: str, keys: Iterable[str]) -
     )
 
 
-def settle(connection: sqlite3.Connection, keys: Iterable[str], outcome: str) -> int:
+def settle(connection: sqlite3.Connection, keys: Sequence[str], outcome: str) -> int:
     """Settle messages that are not settled yet, and forget their text; returns how many there were."""
+    if not keys:
+        return 0
     return connection.executemany(
         "UPDATE inbox SET outcome = ?, text = NULL, details = NULL WHERE key = ? AND outcome IS NULL",
         [(outcome, key) for key in keys],

@@ -216,8 +216,11 @@ def checksum(*fields: object, after: int = 0) -> int:
     """
     crc = after
     for field in fields:
-        # What is derived from `str`, as an enum's members may be, is stored by its characters.
-        text = str.__str__(field) if isinstance(field, str) else str(field)
-        data = field if isinstance(field, bytes) else text.encode()
+        if isinstance(field, bytes):
+            data = field
+        elif isinstance(field, str):
+            data = str.encode(field)  # of a class derived from `str`, as an enum's members may be, the characters
+        else:
+            data = str(field).encode()
         crc = zlib.crc32(data, zlib.crc32(b"%d:" % len(data), crc))
     return crc
