@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
-from typing import Generic, TypeVar
+from collections.abc import Awaitable, Callable, Generator
+from contextvars import Context
+from functools import partial
+from typing import Generic, TypeVar, cast
 
 import structlog
 
@@ -13,12 +15,53 @@ log = structlog.get_logger(__name__)
 T = TypeVar("T")
 
 
-class Outcome(asyncio.Future[T], Generic[T]):
-    """What becomes of a commit. Who waits for it can't be cancelled before it is known, only then."""
+class Outcome(Generic[T]):
+    """What becomes of a commit, for the one task that awaits it, which can't be cancelled before it is known.
+
+    To tasks it is a future (`asyncio.isfuture`), with one difference: the task goes on inside `settle`, not in the
+    event loop's next round, which would cost a twenty-fifth of a small commit.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._asyncio_future_blocking = False
+        self._outcome: T | BaseException | None = None
+        self._is_known = False
+        self._wake: partial[object] | None = None
+
+    def settle(self, outcome: T | BaseException) -> None:
+        """Tell the result of the commit, or what is to be raised."""
+        self._outcome, self._is_known = outcome, True
+        if self._wake is None:
+            return
+        if asyncio.current_task(self._loop) is None:
+            self._wake()
+        else:  # a task can't go on inside another
+            self._loop.call_soon(self._wake)
+
+    def result(self) -> T:
+        """Give the result of the commit, or raise what it raised."""
+        if isinstance(self._outcome, BaseException):
+            raise self._outcome
+        return cast(T, self._outcome)
 
     def cancel(self, msg: object = None) -> bool:
         """Refuse: the commit is under way. asyncio cancels the task when it goes on."""
         return False
+
+    def get_loop(self) -> asyncio.AbstractEventLoop:
+        """The event loop of the task that awaits it."""
+        return self._loop
+
+    def add_done_callback(self, wake: Callable[[Outcome[T]], object], *, context: Context) -> None:
+        """Have the task that awaits it go on once it is known."""
+        self._wake = partial(context.run, wake, self)
+
+    def __await__(self) -> Generator[Outcome[T], None, T]:
+        if not self._is_known:
+            self._asyncio_future_blocking = True
+            yield self
+        return self.result()
 
 
 class Changes:

@@ -88,8 +88,8 @@ class Database:
             StoreFull, StoreUnavailable: the commit failed; nothing of the unit is stored.
             Exception: whatever `unit` raised; its rows are undone, others' are not.
         """
-        outcome: Outcome[T] = Outcome(loop=asyncio.get_running_loop())
-        self.submit(unit, partial(_resolve, outcome))
+        outcome: Outcome[T] = Outcome(asyncio.get_running_loop())
+        self.submit(unit, outcome.settle)
         return await self.changes.committed(outcome)
 
     def submit(self, unit: Unit[Any], settle: Callable[[Any], None], *, gathered: bool = False) -> None:
@@ -289,13 +289,6 @@ def _vacuum(connection: sqlite3.Connection) -> None:
 def _force_to_disk(connection: sqlite3.Connection) -> int:
     connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
     return int(connection.execute("SELECT commits FROM state").fetchone()[0])
-
-
-def _resolve(waited_for: Outcome[Any], outcome: Any) -> None:
-    if isinstance(outcome, BaseException):
-        waited_for.set_exception(outcome)
-    else:
-        waited_for.set_result(outcome)
 
 
 async def _connect(path: Path, check: Unit[None], *, read_only: bool = False) -> _Connection:

@@ -35,13 +35,13 @@ async def in_a_commit(outcome: Outcome[int], after: BaseException | None = None)
 
 
 async def test_a_cancellation_waits_for_the_commit_and_is_raised_in_the_end() -> None:
-    outcome: Outcome[int] = Outcome()
+    outcome: Outcome[int] = Outcome(asyncio.get_running_loop())
     task, heard = await in_a_commit(outcome)
     for _ in range(2):
         task.cancel()
         await asyncio.sleep(0)
     assert not task.done()
-    outcome.set_result(1)
+    outcome.settle(1)
     await asyncio.wait([task])
     assert heard == ["committed"]
     assert task.cancelled()
@@ -49,20 +49,40 @@ async def test_a_cancellation_waits_for_the_commit_and_is_raised_in_the_end() ->
 
 @pytest.mark.parametrize("refused", [CrdtError("refused"), ZeroDivisionError()])
 async def test_a_cancelled_change_that_is_refused_ends_as_cancelled(refused: Exception) -> None:
-    outcome: Outcome[int] = Outcome()
+    outcome: Outcome[int] = Outcome(asyncio.get_running_loop())
     task, _ = await in_a_commit(outcome, after=refused)
     task.cancel()
-    outcome.set_result(1)
+    outcome.settle(1)
     await asyncio.wait([task])
     assert task.cancelled()
 
 
+async def test_a_task_goes_on_as_soon_as_its_outcome_is_told_but_not_inside_another_task() -> None:
+    loop = asyncio.get_running_loop()
+    outcome: Outcome[int] = Outcome(loop)
+    task, heard = await in_a_commit(outcome)
+
+    def settle() -> None:
+        outcome.settle(1)
+        heard.append("settled")
+
+    loop.call_soon(settle)
+    await task
+    assert heard == ["committed", "settled"]
+
+    outcome = Outcome(loop)
+    task, heard = await in_a_commit(outcome)
+    settle()
+    assert heard == ["settled"], "this test is a task, too"
+    assert await task == 1
+
+
 def test_an_interrupt_is_not_taken_for_a_cancellation_that_was_put_off() -> None:
     async def interrupted() -> None:
-        outcome: Outcome[int] = Outcome()
+        outcome: Outcome[int] = Outcome(asyncio.get_running_loop())
         task, _ = await in_a_commit(outcome, after=KeyboardInterrupt())
         task.cancel()
-        outcome.set_result(1)
+        outcome.settle(1)
         await asyncio.wait([task])
 
     with pytest.raises(KeyboardInterrupt):
@@ -154,5 +174,5 @@ async def test_a_caller_that_breaks_when_it_is_told_keeps_nobody_from_being_told
     store._database.submit(lambda connection: 1, break_down)
     store._database.submit(lambda connection: 2, told.append)
     await store.write_settings({"device": "ABC"})
-    assert told == [2, ZeroDivisionError]
     assert await store.append_event(event(1)) == 1
+    assert told == [2, ZeroDivisionError]
