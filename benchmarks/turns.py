@@ -131,4 +131,4 @@ async def measure_in_one_log(folder: Path, quick: bool) -> list[Figure]:
 
 
 async def _measure_sizes(folder: Path, quick: bool, events: Sequence[int]) -> list[Figure]:
-    return await sizes(folder, rounds=4 if quick else 9, samples=50 if quick else 100, events=events)
+    return await sizes(folder, rounds=4 if quick else 15, samples=50 if quick else 100, events=events)
