@@ -21,6 +21,7 @@ from bot.matrix.model import Edit, Invite, Redaction, RoomMessage, SyncBatch, Un
 from bot.matrix.rooms import Rooms, RoomState
 from bot.matrix.second_asks import HEAVY, Patience
 from bot.matrix.timeline import Reader, is_by_a_musher, own_arrival
+from bot.matrix.values import as_object
 from bot.matrix.wire import Wire
 from bot.unforeseen import contained
 
@@ -85,21 +86,21 @@ class Sync:
         """
         first = not self._has_full_state
         answer = await self._ask(_FILTER, since, timeout_ms, full_state=first)
-        rooms = _object(answer.get("rooms"))
-        invites = _object(rooms.get("invite"))
+        rooms = as_object(answer.get("rooms"))
+        invites = as_object(rooms.get("invite"))
         if first and since is not None:
             invites = await self._open_invites()
         if self._encryption is not None:
             await self._encryption.receive(answer, since)
         gathered = _Gathered()
-        joined = {room_id: room for room_id, room in _object(rooms.get("join")).items() if isinstance(room, dict)}
+        joined = {room_id: room for room_id, room in as_object(rooms.get("join")).items() if isinstance(room, dict)}
         for room_id, room in joined.items():
             with contained("room_not_read", MatrixError, room=room_id) as met:
                 await self._gather(room_id, await self._news(room_id, room, since), gathered)
             if met.error is not None:
                 gathered.broken.add(room_id)
         undecryptable = await self._settle_keys(gathered, answer["next_batch"])
-        left = tuple(_object(rooms.get("leave")))
+        left = tuple(as_object(rooms.get("leave")))
         for room_id in left:
             self._rooms.leave(room_id)
             if self._encryption is not None:
@@ -161,7 +162,7 @@ class Sync:
         nowhere = f"!{uuid4().hex}:nowhere"
         only = json.dumps({"presence": _NOTHING, "account_data": _NOTHING, "room": {"rooms": [nowhere]}})
         answer = await self._ask(only, None, 0, full_state=False)
-        return _object(_object(answer.get("rooms")).get("invite"))
+        return as_object(as_object(answer.get("rooms")).get("invite"))
 
     async def _ask(self, filter_: str, since: str | None, timeout_ms: int, *, full_state: bool) -> dict[str, Any]:
         query = {"filter": filter_, "timeout": str(timeout_ms)}
@@ -183,10 +184,10 @@ class Sync:
 
     async def _news(self, room_id: str, room: dict[str, Any], since: str | None) -> Events:
         """The room's new events, in order, without those from before the bot was invited."""
-        timeline = _object(room.get("timeline"))
+        timeline = as_object(room.get("timeline"))
         events = _events(timeline)
         state = self._rooms.enter(room_id)
-        await self._learn(room_id, state, _events(_object(room.get("state"))) + events)
+        await self._learn(room_id, state, _events(as_object(room.get("state"))) + events)
         if self._encryption is not None and (timeline.get("limited") is True or _changes_members(events)):
             self._encryption.room_changed(room_id)
         prev_batch = timeline.get("prev_batch")
@@ -222,7 +223,7 @@ class Sync:
     def _invites(self, invites: dict[str, Any]) -> Iterator[Invite]:
         for room_id, room in invites.items():
             state, inviter = RoomState(), None
-            for event in _events(_object(_object(room).get("invite_state"))):
+            for event in _events(as_object(as_object(room).get("invite_state"))):
                 state.apply(event, self._wire.user_id)
                 inviter = _inviter(event, self._wire.user_id) or inviter
             if inviter is None:
@@ -239,13 +240,9 @@ def _inviter(event: dict[str, Any], user_id: str) -> str | None:
     if event.get("type") != "m.room.member" or event.get("state_key") != user_id:
         return None
     sender = event.get("sender")
-    return sender if isinstance(sender, str) and _object(event.get("content")).get("membership") == "invite" else None
+    return sender if isinstance(sender, str) and as_object(event.get("content")).get("membership") == "invite" else None
 
 
 def _events(section: dict[str, Any]) -> Events:
     events = section.get("events")
     return [event for event in events if isinstance(event, dict)] if isinstance(events, list) else []
-
-
-def _object(value: object) -> dict[str, Any]:
-    return value if isinstance(value, dict) else {}

@@ -14,6 +14,7 @@ from typing import Any, Final, TypeGuard
 import structlog
 
 from bot.matrix.model import DELIVERY_ID_FIELD, Edit, Redaction, RoomMessage
+from bot.matrix.values import as_object
 
 log = structlog.get_logger(__name__)
 
@@ -67,21 +68,21 @@ class Reader:
 
     def _redaction(self, event: Mapping[str, Any], event_id: str, sender: str) -> Redaction | None:
         # Room version 11 moved the field from the event into its content.
-        redacts = _identifier(_object(event.get("content")).get("redacts")) or _identifier(event.get("redacts"))
+        redacts = _identifier(as_object(event.get("content")).get("redacts")) or _identifier(event.get("redacts"))
         if redacts is None:
             log.warning("event_passed_over", room=self.room_id, event_id=event_id, problem="a redaction of nothing")
             return None
         return Redaction(event_id=redacts, room_id=self.room_id, by=sender)
 
     def _message(self, event: Mapping[str, Any], event_id: str, sender: str) -> RoomMessage | Edit | None:
-        content = _object(event.get("content"))
-        relation = _object(content.get("m.relates_to"))
+        content = as_object(event.get("content"))
+        relation = as_object(content.get("m.relates_to"))
         if relation.get("rel_type") == "m.replace":
             return self._edit(content, relation, event_id, sender)
         msgtype, origin_ms = content.get("msgtype"), event.get("origin_server_ts")
         if isinstance(msgtype, str) and msgtype in _SILENT:
             return None
-        reply_to = _identifier(_object(relation.get("m.in_reply_to")).get("event_id"))
+        reply_to = _identifier(as_object(relation.get("m.in_reply_to")).get("event_id"))
         body = _body(content, quoted=reply_to is not None)
         if body is None or not isinstance(msgtype, str) or not _is_time(origin_ms):
             log.warning(
@@ -107,7 +108,7 @@ class Reader:
 
     def _edit(self, content: Mapping[str, Any], relation: Mapping[str, Any], event_id: str, sender: str) -> Edit | None:
         edited = _identifier(relation.get("event_id"))
-        new = _object(content.get("m.new_content"))
+        new = as_object(content.get("m.new_content"))
         body = _body(new, quoted=True)
         if edited is None or body is None:
             log.warning(
@@ -132,7 +133,7 @@ def is_by_a_musher(event: Mapping[str, Any]) -> bool:
 
     The mark stands on both sides of an encryption.
     """
-    return DELIVERY_ID_FIELD in _object(event.get("content"))
+    return DELIVERY_ID_FIELD in as_object(event.get("content"))
 
 
 def own_arrival(events: Iterable[Mapping[str, Any]], user_id: str) -> tuple[int | None, bool]:
@@ -145,7 +146,7 @@ def own_arrival(events: Iterable[Mapping[str, Any]], user_id: str) -> tuple[int 
     for index, event in reversed(list(enumerate(events))):
         if event.get("type") != "m.room.member" or event.get("state_key") != user_id:
             continue
-        membership = _object(event.get("content")).get("membership")
+        membership = as_object(event.get("content")).get("membership")
         before = _membership_before(event)
         if membership == "join" and before == "join":
             continue  # only a new name or picture
@@ -157,15 +158,15 @@ def own_arrival(events: Iterable[Mapping[str, Any]], user_id: str) -> tuple[int 
 
 
 def _membership_before(event: Mapping[str, Any]) -> object:
-    unsigned = _object(event.get("unsigned"))
-    before = _object(unsigned.get("prev_content")).get("membership")
+    unsigned = as_object(event.get("unsigned"))
+    before = as_object(unsigned.get("prev_content")).get("membership")
     if before is None and "replaces_state" in unsigned:
         return "join"  # unknown, and the safe reading: it hides no message
     return before
 
 
 def _is_redacted(event: Mapping[str, Any]) -> bool:
-    return "redacted_because" in _object(event.get("unsigned")) or event.get("content") == {}
+    return "redacted_because" in as_object(event.get("unsigned")) or event.get("content") == {}
 
 
 def _is_time(value: object) -> TypeGuard[int]:
@@ -203,10 +204,6 @@ def _called(user_id: str, own_name: str | None) -> re.Pattern[str]:
 @lru_cache(maxsize=256)
 def _word_pattern(names: tuple[str, ...]) -> re.Pattern[str]:
     return re.compile(rf"(?<!\w)(?:{'|'.join(map(re.escape, names))})(?!\w)", re.IGNORECASE)
-
-
-def _object(value: object) -> Mapping[str, Any]:
-    return value if isinstance(value, dict) else {}
 
 
 def _identifier(value: object) -> str | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import AsyncIterator, Collection, Iterable, Iterator
-from typing import Any, Final, TypeVar
+from typing import Final, TypeVar
 from uuid import uuid4
 
 import structlog
@@ -16,6 +16,7 @@ from bot.matrix.e2ee.machine import Machine
 from bot.matrix.e2ee.model import KeysLeft
 from bot.matrix.errors import KeysRefused, MatrixError, Refused
 from bot.matrix.second_asks import HEAVY, USUAL, Patience
+from bot.matrix.values import as_object
 from bot.matrix.wire import Wire
 
 log = structlog.get_logger(__name__)
@@ -65,7 +66,7 @@ class Devices:
     async def _refresh(self, users: list[str]) -> None:
         before = {user: self._changes.get(user, 0) for user in users}
         answer = await self.query(users)
-        listed = _object(answer.get("device_keys"))
+        listed = as_object(answer.get("device_keys"))
         for user in users:
             if user not in listed:
                 self._asked_in_vain[user] = time.monotonic()
@@ -73,7 +74,7 @@ class Devices:
                     "devices_not_listed", user=user, advice="its homeserver can't be reached; asked again later"
                 )
         for some in _parts([user for user in users if user in listed], DEVICES_A_REQUEST):
-            learnt = {user: _object(listed[user]) for user in some}
+            learnt = {user: as_object(listed[user]) for user in some}
             await self._machine.vault.run(self._machine.learn_devices, learnt)
             self._fresh.update(user for user in some if self._changes.get(user, 0) == before[user])
 
@@ -119,8 +120,8 @@ class Devices:
             wanted.setdefault(device.user_id, {})[device.id] = "signed_curve25519"
         body = {"one_time_keys": wanted, "timeout": _REMOTE_TIMEOUT_MS}
         answer = await self._wire.post("keys", "claim", body=body, patience=self._patience(wanted))
-        given = _object(answer.get("one_time_keys"))
-        claimed = [(each, _object(_object(given.get(each.user_id)).get(each.id))) for each in devices]
+        given = as_object(answer.get("one_time_keys"))
+        claimed = [(each, as_object(as_object(given.get(each.user_id)).get(each.id))) for each in devices]
         for device in await self._machine.vault.run(self._machine.begin_sessions, claimed):
             self._asked_in_vain[device.curve25519] = time.monotonic()
             log.warning("device_has_no_key_to_begin_with", user=device.user_id, device=device.id)
@@ -163,7 +164,9 @@ class Devices:
         if now - self._counted_at < COUNT_EVERY_S:
             return None
         self._counted_at = now
-        counts = _object((await self._wire.post("keys", "upload", body={}, patience=USUAL)).get("one_time_key_counts"))
+        counts = as_object(
+            (await self._wire.post("keys", "upload", body={}, patience=USUAL)).get("one_time_key_counts")
+        )
         one_time = counts.get("signed_curve25519", 0)
         return KeysLeft(one_time, fallback=True) if isinstance(one_time, int) else None
 
@@ -190,7 +193,3 @@ class Devices:
 
 def _parts(whole: list[T], size: int) -> Iterator[list[T]]:
     return (whole[start : start + size] for start in range(0, len(whole), size))
-
-
-def _object(value: object) -> dict[str, Any]:
-    return value if isinstance(value, dict) else {}

@@ -23,6 +23,7 @@ from bot.matrix.e2ee.vault import Vault
 from bot.matrix.e2ee.verification import Verifications
 from bot.matrix.errors import KeysDamaged, KeysLost, KeysRefused, LoggedOut, RateLimited, Refused, Unreachable
 from bot.matrix.model import Identity, Undecryptable
+from bot.matrix.values import as_object
 from bot.matrix.wire import Wire
 
 log = structlog.get_logger(__name__)
@@ -109,7 +110,9 @@ class Encryption:
 
     async def _compare(self, machine: Machine, at_server: Json) -> None:
         """See that the keys at hand are the device's: those that the server shows, and no older copy of them."""
-        listed = _object(_object(_object(at_server.get("device_keys")).get(machine.user_id)).get(machine.device_id))
+        listed = as_object(
+            as_object(as_object(at_server.get("device_keys")).get(machine.user_id)).get(machine.device_id)
+        )
         name = f"{GENERATION}:{machine.device_id}"
         expected = int(await self._settings.read_setting(name) or 0)
         found = int(await self._vault.run(self._vault.fact, "generation") or 0)
@@ -118,7 +121,7 @@ class Encryption:
         if found < expected:
             problem = "the key file is gone" if found == 0 else "the key file is an older copy of itself"
             raise KeysLost(machine.device_id, problem)
-        if listed and _object(listed.get("keys")).get(f"ed25519:{machine.device_id}") != machine.own.identity[1]:
+        if listed and as_object(listed.get("keys")).get(f"ed25519:{machine.device_id}") != machine.own.identity[1]:
             raise KeysLost(machine.device_id, "the homeserver shows other keys than those in the key file")
         if not listed:
             await self._vault.run(machine.own.forget_upload)
@@ -141,12 +144,12 @@ class Encryption:
             await self._vault.run(self._admitted, self._told)
         self._told = []
         self._given_until = None  # what this step gives out is not in the inbox, should it break off and be repeated
-        changes = _object(answer.get("device_lists"))
+        changes = as_object(answer.get("device_lists"))
         changed = _strings(changes.get("changed")) + _strings(changes.get("left"))
         self._devices.changed(changed)
         self._trust_in_doubt |= self._machine.user_id in changed
         events = [
-            event for each in _list(_object(answer.get("to_device")).get("events")) if (event := _to_device(each))
+            event for each in _list(as_object(answer.get("to_device")).get("events")) if (event := _to_device(each))
         ]
         encrypted = [each for each in events if each.kind == "m.room.encrypted"]
         if encrypted:
@@ -285,8 +288,8 @@ class Encryption:
 
 def parse_encrypted(room_id: str, source: object) -> Encrypted | None:
     """A room's `m.room.encrypted`, or `None` if it is no Megolm event."""
-    event = _object(source)
-    content = _object(event.get("content"))
+    event = as_object(source)
+    content = as_object(event.get("content"))
     texts = (event.get("event_id"), event.get("sender"), content.get("session_id"), content.get("ciphertext"))
     event_id, sender, session_id, ciphertext = texts
     if content.get("algorithm") != MEGOLM or not all(isinstance(text, str) and text for text in texts):
@@ -305,7 +308,7 @@ def parse_encrypted(room_id: str, source: object) -> Encrypted | None:
 
 
 def _to_device(event: object) -> ToDevice | None:
-    fields = _object(event)
+    fields = as_object(event)
     kind, sender, content = fields.get("type"), fields.get("sender"), fields.get("content")
     if not isinstance(kind, str) or not isinstance(sender, str) or not isinstance(content, dict):
         return None
@@ -319,10 +322,6 @@ def _keys_left(answer: Json) -> KeysLeft | None:
     if not isinstance(one_time, int):
         return None
     return KeysLeft(one_time, fallback=not isinstance(unused, list) or _KEY_KIND in unused)
-
-
-def _object(value: object) -> dict[str, Any]:
-    return value if isinstance(value, dict) else {}
 
 
 def _list(value: object) -> list[Any]:

@@ -21,6 +21,7 @@ from bot.matrix.e2ee.machine import Machine
 from bot.matrix.e2ee.model import SeenKeys, Settings
 from bot.matrix.errors import PasswordAsked, Refused
 from bot.matrix.second_asks import USUAL
+from bot.matrix.values import as_object
 from bot.matrix.wire import CLIENT_API, Wire
 
 log = structlog.get_logger(__name__)
@@ -185,7 +186,7 @@ def judge(at_server: Json, user_id: str, device_id: str) -> SeenKeys:
     return SeenKeys(
         user_id=user_id,
         device_id=device_id,
-        device_key=_text(_object(_object(device).get("keys")).get(f"ed25519:{device_id}")),
+        device_key=_text(as_object(as_object(device).get("keys")).get(f"ed25519:{device_id}")),
         master_key=master,
         identity_is_whole=master is not None
         and all(
@@ -200,20 +201,16 @@ def judge(at_server: Json, user_id: str, device_id: str) -> SeenKeys:
 
 def own_identity(at_server: Json, user_id: str) -> dict[str, Any]:
     """The public identity of a user in the answer to a key query, under the names of an upload."""
-    return {f"{usage}_key": _object(at_server.get(f"{usage}_keys")).get(user_id) for usage in _USAGES}
+    return {f"{usage}_key": as_object(at_server.get(f"{usage}_keys")).get(user_id) for usage in _USAGES}
 
 
 def _device(at_server: Json, user_id: str, device_id: str) -> Json | None:
-    device = _object(_object(at_server.get("device_keys")).get(user_id)).get(device_id)
+    device = as_object(as_object(at_server.get("device_keys")).get(user_id)).get(device_id)
     return device if isinstance(device, dict) else None
 
 
 def _key(entry: object) -> str | None:
-    return _text(next(iter(_object(_object(entry).get("keys")).values()), None))
-
-
-def _object(value: object) -> dict[str, Any]:
-    return value if isinstance(value, dict) else {}
+    return _text(next(iter(as_object(as_object(entry).get("keys")).values()), None))
 
 
 def _text(value: object) -> str | None:
