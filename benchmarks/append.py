@@ -29,22 +29,14 @@ async def one_caller(folder: Path, rounds: int, samples: int) -> list[Figure]:
             # Opened anew each round: which core a store's thread is put on is luck that lasts as long as the thread.
             async with Store.open(folder / "ours.db") as store:
                 await settle_in(store)
-                appends.append(await _in_turns(lambda: store.append_event(event(1)), raw, samples))
+                appends.append(await raw.beside(lambda: timed(store.append_event(event(1))), samples))
             with ThreadPoolExecutor(1) as thread:
-                crossings.append(await _in_turns(lambda: loop.run_in_executor(thread, threaded.one), raw, samples))
+                crossings.append(await raw.beside(lambda: timed(loop.run_in_executor(thread, threaded.one)), samples))
     beside = "raw SQLite commit of one row"
     return [
         ratio("1", "durable append, one caller", beside, appends, show=microseconds, at_most=1.6),
         ratio("1", "that raw commit in a thread, awaited", beside, crossings, show=microseconds),
     ]
-
-
-async def _in_turns(work: Callable[[], Awaitable[object]], raw: RawCommits, samples: int) -> Round:
-    took, commits = [], []
-    for _ in range(samples):
-        commits.append(raw.one())
-        took.append(await timed(work()))
-    return took, commits
 
 
 async def many_callers(folder: Path, rounds: int, appends: int) -> Figure:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+
+from benchmarks.figure import Round
 
 PAYLOAD = b"x" * 100
 """Bytes of a row: about what the CRDT update of one event has."""
@@ -52,6 +54,14 @@ class RawCommits:
         self._connection.execute("INSERT INTO row (data) VALUES (?)", (PAYLOAD,))
         self._connection.execute("COMMIT")
         return time.perf_counter() - started
+
+    async def beside(self, work: Callable[[], Awaitable[float]], samples: int) -> Round:
+        """Have something done, which tells the seconds that it took, in turns with a commit of one row."""
+        took, commits = [], []
+        for _ in range(samples):
+            commits.append(self.one())
+            took.append(await work())
+        return took, commits
 
 
 class GroupCommit:

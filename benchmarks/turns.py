@@ -56,16 +56,8 @@ async def sizes(folder: Path, rounds: int, samples: int, events: Sequence[int]) 
             for path, of_size in order if number % 2 else reversed(order):
                 async with Store.open(path) as store:
                     await settle_in(store, ROOM)
-                    of_size.append(await _beside_raw_commits(store, raw, samples))
+                    of_size.append(await raw.beside(lambda: one_turn(store), samples))
     return _compare(events, measured)
-
-
-async def _beside_raw_commits(store: Store, raw: RawCommits, samples: int) -> Round:
-    begun, commits = [], []
-    for _ in range(samples):
-        begun.append(await one_turn(store))
-        commits.append(raw.one())
-    return begun, commits
 
 
 def _compare(events: Sequence[int], measured: Sequence[Sequence[Round]]) -> list[Figure]:
