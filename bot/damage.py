@@ -53,7 +53,7 @@ class DamagedRooms:
         self._told.add(session_id)
         try:
             await self._outbox.settle([], "damaged", [notice(session_id, texts.DAMAGED, "damaged")])
-        except BaseException:
+        except BaseException:  # whatever it is, the room has not been told
             self._told.discard(session_id)
             raise
         self._queued()
